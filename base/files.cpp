@@ -1,0 +1,141 @@
+#include "base/files.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+namespace trestle {
+namespace {
+
+std::string reason(int error) { return std::generic_category().message(error); }
+
+[[noreturn]] void fail_to_write(const std::filesystem::path& path, int error, ExitCode code) {
+  fail(code, "{} could not be written ({}). Check the rights and the free space of its folder.",
+       path.string(), reason(error));
+}
+
+void fsync_path(const std::filesystem::path& path, int flags, ExitCode code) {
+  const int opened = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | flags);
+  const int error = opened < 0 || ::fsync(opened) != 0 ? errno : 0;
+  if (opened >= 0) ::close(opened);
+  if (error != 0) fail_to_write(path, error, code);
+}
+
+}  // namespace
+
+FileReader::FileReader(std::filesystem::path path, ExitCode code)
+    : path_(std::move(path)), code_(code) {
+  // Without O_NONBLOCK, opening a pipe that someone put here would wait for ever.
+  descriptor_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor_ < 0)
+    fail(code_, "{} cannot be opened ({}). Check the path and its rights.", path_.string(),
+         reason(errno));
+  struct stat status {};
+  const int rc = ::fstat(descriptor_, &status);
+  if (rc != 0 || !S_ISREG(status.st_mode)) {
+    const std::string why = rc != 0 ? reason(errno) : "not a regular file";
+    ::close(std::exchange(descriptor_, -1));
+    fail(code_, "{} cannot be read ({}). Give the path of a file.", path_.string(), why);
+  }
+  size_bytes_ = static_cast<std::uint64_t>(status.st_size);
+}
+
+FileReader::~FileReader() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+FileReader::FileReader(FileReader&& other) noexcept
+    : path_(std::move(other.path_)),
+      code_(other.code_),
+      descriptor_(std::exchange(other.descriptor_, -1)),
+      size_bytes_(other.size_bytes_) {}
+
+FileReader& FileReader::operator=(FileReader&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(code_, other.code_);
+  std::swap(descriptor_, other.descriptor_);
+  std::swap(size_bytes_, other.size_bytes_);
+  return *this;
+}
+
+void FileReader::read_exact(std::uint64_t offset_bytes, std::span<std::byte> into) const {
+  if (offset_bytes > size_bytes_ || into.size() > size_bytes_ - offset_bytes)
+    fail(code_, "{} ends too early ({} bytes at offset {} wanted, it has {}). Copy it again.",
+         path_.string(), into.size(), offset_bytes, size_bytes_);
+  while (!into.empty()) {
+    const ssize_t got =
+        ::pread(descriptor_, into.data(), into.size(), static_cast<off_t>(offset_bytes));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0)
+      fail(code_, "{} could not be read at offset {} ({}). Copy it again, or check the disk.",
+           path_.string(), offset_bytes, got < 0 ? reason(errno) : "it was truncated meanwhile");
+    offset_bytes += static_cast<std::uint64_t>(got);
+    into = into.subspan(static_cast<std::size_t>(got));
+  }
+}
+
+std::string read_text_file(const std::filesystem::path& path, std::uint64_t limit_bytes,
+                           ExitCode code) {
+  const FileReader file(path, code);
+  if (file.size_bytes() > limit_bytes)
+    fail(code, "{} has {} bytes (at most {} are read). Is it the right file?", path.string(),
+         file.size_bytes(), limit_bytes);
+  std::string text(file.size_bytes(), '\0');
+  file.read_exact(0, std::as_writable_bytes(std::span(text)));
+  return text;
+}
+
+FileWriter::FileWriter(std::filesystem::path path, ExitCode code)
+    : path_(std::move(path)), code_(code) {
+  descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) fail_to_write(path_, errno, code_);
+}
+
+FileWriter::~FileWriter() { ::close(descriptor_); }
+
+void FileWriter::write_exact(std::uint64_t offset_bytes, std::span<const std::byte> bytes) const {
+  while (!bytes.empty()) {
+    const ssize_t put =
+        ::pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset_bytes));
+    if (put < 0 && errno == EINTR) continue;
+    if (put <= 0) fail_to_write(path_, errno, code_);
+    offset_bytes += static_cast<std::uint64_t>(put);
+    bytes = bytes.subspan(static_cast<std::size_t>(put));
+  }
+}
+
+void FileWriter::sync() const {
+  // Network file systems report a full disk here only.
+  if (::fsync(descriptor_) != 0) fail_to_write(path_, errno, code_);
+}
+
+void write_file_durable(const std::filesystem::path& path, std::string_view bytes, ExitCode code) {
+  const FileWriter file(path, code);
+  file.write_exact(0, std::as_bytes(std::span(bytes)));
+  file.sync();
+}
+
+void write_file_atomic(const std::filesystem::path& path, std::string_view bytes, ExitCode code) {
+  std::filesystem::path temporary = path;
+  temporary += ".tmp";
+  try {
+    write_file_durable(temporary, bytes, code);
+    if (::rename(temporary.c_str(), path.c_str()) != 0) fail_to_write(path, errno, code);
+  } catch (...) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
+  fsync_directory(path.has_parent_path() ? path.parent_path() : ".", code);
+}
+
+void fsync_file(const std::filesystem::path& path, ExitCode code) { fsync_path(path, 0, code); }
+
+void fsync_directory(const std::filesystem::path& folder, ExitCode code) {
+  fsync_path(folder, O_DIRECTORY, code);
+}
+
+}  // namespace trestle

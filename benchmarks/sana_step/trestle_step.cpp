@@ -1,0 +1,191 @@
+// Trains Sana in Trestle on random data, a round at a time, and says how fast: the contender of
+// diffusers_step.py, with the same options, the same "go N" protocol and the same kind of step.
+//
+// A step is trainers::plain_step on one rank: draws, bridge loss forward and backward over the micro
+// batches, reduction (of one rank), clipping, AdamW, EMA. Data lies ready in memory.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <chrono>
+#include <ctime>
+#include <iostream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "configs/json.h"
+#include "models/sana/transformer.h"
+#include "processes/brownian_bridge.h"
+#include "trainers/plain_step.h"
+
+namespace {
+
+using namespace trestle;
+namespace nn = models::nn;
+
+constexpr std::int64_t kPool = 64;  // pairs in memory, visited in turn
+constexpr std::uint64_t kTextLimit = 1 << 20;
+
+struct Arguments {
+  std::string workload = "benchmarks/sana_step/workload.json";
+  std::int64_t batch = 8, micro_batch = 0, threads = 1;
+};
+
+Arguments parse(int argc, char** argv) {
+  Arguments arguments;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string name = argv[i];
+    if (name == "--workload") arguments.workload = argv[i + 1];
+    else if (name == "--batch") arguments.batch = std::stoll(argv[i + 1]);
+    else if (name == "--micro-batch") arguments.micro_batch = std::stoll(argv[i + 1]);
+    else if (name == "--threads") arguments.threads = std::stoll(argv[i + 1]);
+    else fail(ExitCode::usage, "{} is no option (--workload, --batch, --micro-batch, --threads).", name);
+  }
+  if (arguments.micro_batch == 0) arguments.micro_batch = arguments.batch;
+  return arguments;
+}
+
+class RandomPairs : public data::Dataset {
+ public:
+  RandomPairs(const nlohmann::json& workload, const models::sana::SanaConfig& config) {
+    const Draws draws(1);
+    const std::vector<std::int64_t> shape = {kPool, config.in_channels, workload["latent_height"],
+                                             workload["latent_width"]};
+    const at::TensorOptions options(at::kFloat);
+    source_ = draws.normal(Purpose("source"), shape, options);
+    target_ = draws.normal(Purpose("target"), shape, options);
+    text_ = draws.normal(Purpose("text"), {kPool, workload["text_tokens"], config.caption_channels}, options);
+    mask_ = at::ones({kPool, workload["text_tokens"].get<std::int64_t>()}, at::kLong);
+  }
+  std::int64_t size() const override { return kPool; }
+  data::Batch load(std::span<const data::SampleId> ids) const override {
+    const at::Tensor rows = at::tensor(at::IntArrayRef(ids.data(), ids.size()), at::kLong);
+    data::Batch batch;
+    batch.ids.assign(ids.begin(), ids.end());
+    batch.tensors = {{"source", source_.index_select(0, rows)},
+                     {"target", target_.index_select(0, rows)},
+                     {"text", text_.index_select(0, rows)},
+                     {"text_mask", mask_.index_select(0, rows)}};
+    return batch;
+  }
+
+ private:
+  at::Tensor source_, target_, text_, mask_;
+};
+
+class BridgeOnPairs : public trainers::Task {
+ public:
+  BridgeOnPairs(const nlohmann::json& workload, const models::sana::SanaConfig& config)
+      : pairs_(workload, config),
+        noise_scale_(workload["noise_scale"]),
+        parameters_(at::TensorOptions(at::kFloat), Draws(2)),
+        model_(config, parameters_.root()) {}
+
+  std::vector<trainers::ParameterGroup> groups() override {
+    return {{.name = "transformer", .parameters = parameters_.all()}};
+  }
+  const data::Dataset& dataset(trainers::Split) override { return pairs_; }
+  trainers::LossReport loss(const trainers::Objective&, const data::Batch& batch,
+                            const trainers::StepContext& context) override {
+    const at::Tensor& source = batch.tensor("source");
+    const at::Tensor time =
+        context.draws.uniform(batch.positions, Purpose("bridge.time"), {}, source.options());
+    const at::Tensor noise = context.draws.normal(batch.positions, Purpose("bridge.noise"),
+                                                  source.sizes().slice(1), source.options());
+    const auto point =
+        processes::bridge_point(source, batch.tensor("target"), time, noise, noise_scale_);
+    const at::Tensor velocity = model_({.latents_bchw = point.x,
+                                        .text_blc = batch.tensor("text"),
+                                        .timestep_b = time * 1000,
+                                        .text_mask_bl = batch.tensor("text_mask")});
+    return {.terms = {{.name = "bridge", .per_sample = processes::bridge_loss(velocity, point)}}};
+  }
+  std::vector<formats::Picture> sample(const trainers::SampleRequest&, const Draws&) override { return {}; }
+  std::int64_t numel() const { return parameters_.numel(); }
+
+ private:
+  RandomPairs pairs_;
+  double noise_scale_;
+  nn::Parameters parameters_;
+  models::sana::SanaTransformer model_;
+};
+
+double cpu_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return double(now.tv_sec) + 1e-9 * double(now.tv_nsec);
+}
+
+void serve(const Arguments& arguments) {
+  at::set_num_threads(static_cast<int>(arguments.threads));
+  const auto workload = nlohmann::json::parse(
+      read_text_file(arguments.workload, kTextLimit, ExitCode::data));
+  const auto config = configs::from_json<models::sana::SanaConfig>(workload["model"].dump(), arguments.workload);
+  BridgeOnPairs task(workload, config);
+  const auto parameters = task.groups().front().parameters;
+  const double learning_rate = workload["learning_rate"];
+  trainers::AdamW optimizer(parameters, {.learning_rate = learning_rate,
+                                         .adam_beta1 = workload["adam_beta1"],
+                                         .adam_beta2 = workload["adam_beta2"],
+                                         .adam_epsilon = workload["adam_epsilon"],
+                                         .weight_decay = workload["adam_weight_decay"]});
+  trainers::Ema ema(parameters, {.enabled = true, .decay = workload["ema_decay"]});
+  const auto collectives = dist::make_collectives(dist::Communicator::self());
+  const auto objective = task.objectives().front();
+  trainers::StepParts parts{.task = task,
+                            .objective = objective,
+                            .parameters = parameters,
+                            .collectives = *collectives,
+                            .optimizer = optimizer,
+                            .ema = ema,
+                            .max_grad_norm = workload["max_grad_norm"],
+                            .bucket_bytes = 25 << 20};
+  const data::BatchPlan plan(arguments.batch, arguments.micro_batch, 0, 1);
+  const Draws draws(3);
+  std::int64_t step = 0;
+
+  for (std::string word; std::cin >> word;) {
+    std::int64_t steps = 0;
+    TRESTLE_REQUIRE(word == "go" && std::cin >> steps && steps > 0,
+                    "\"{}\" is not a round (say \"go N\" with N >= 1).", word);
+    const auto started = std::chrono::steady_clock::now();
+    const double cpu_started = cpu_seconds();
+    double loss = 0;
+    for (std::int64_t i = 0; i < steps; ++i, ++step) {
+      std::int64_t micro = 0;
+      const auto next_batch = [&] {
+        const auto positions = plan.micro_batch({step}, micro++);
+        std::vector<data::SampleId> ids;
+        for (const auto position : positions) ids.push_back(position.value % kPool);
+        data::Batch batch = task.dataset(trainers::Split::train).load(ids);
+        batch.positions = positions;
+        return batch;
+      };
+      loss += trainers::plain_step(parts, {step}, draws, {{"all", arguments.batch}}, plan.micro_steps(),
+                                   next_batch, learning_rate)
+                  .loss;
+    }
+    const double wall =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+    const double samples = double(steps * arguments.batch);
+    std::cout << nlohmann::json{{"samples_per_s", samples / wall},
+                                {"samples_per_cpu_s", samples / (cpu_seconds() - cpu_started)},
+                                {"loss", loss / double(steps)},
+                                {"parameters", task.numel()}}
+                     .dump()
+              << std::endl;
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    serve(parse(argc, argv));
+    return 0;
+  } catch (const trestle::Error& error) {
+    std::cerr << "error: " << error.what() << "\n";
+    return static_cast<int>(error.code());
+  }
+}

@@ -1,0 +1,19 @@
+// Between torch's tensors and the bytes and element types of files. LOCAL. THREADS: any.
+#pragma once
+#include <ATen/core/TensorBody.h>
+
+#include <cstddef>
+#include <optional>
+#include <span>
+
+#include "formats/element_type.h"
+
+namespace trestle::checkpoint {
+
+/// Nothing for dtypes that checkpoints do not hold.
+std::optional<formats::ElementType> element_type_of(at::ScalarType dtype);
+
+/// The memory of a contiguous tensor on the CPU.
+std::span<std::byte> bytes_of(const at::Tensor& tensor);
+
+}  // namespace trestle::checkpoint

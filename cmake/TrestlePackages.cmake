@@ -1,0 +1,63 @@
+# Torch and the CUDA toolkit come from a Python environment, so that a machine needs neither
+# installed; launch/setup makes it. Everything else is the system's.
+find_program(TRESTLE_PYTHON python3 PATHS "${TRESTLE_VENV}/bin" NO_DEFAULT_PATH)
+if(NOT TRESTLE_PYTHON)
+  message(FATAL_ERROR "${TRESTLE_VENV} has no bin/python3 (torch and the CUDA toolkit live there). "
+                      "Run launch/setup, or set TRESTLE_VENV to an environment that has torch 2.11.")
+endif()
+execute_process(
+  COMMAND "${TRESTLE_PYTHON}" -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+  OUTPUT_VARIABLE TRESTLE_SITE_PACKAGES OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+set(TRESTLE_CUDA_ROOT "${TRESTLE_SITE_PACKAGES}/nvidia/cu13")
+
+if(NOT DEFINED ENV{TORCH_CUDA_ARCH_LIST})
+  set(ENV{TORCH_CUDA_ARCH_LIST} "8.0;9.0")  # torch asks a GPU otherwise, and there may be none
+endif()
+if(EXISTS "${TRESTLE_CUDA_ROOT}/bin/nvcc")
+  # Torch's package wants the toolkit even where our own kernels are off.
+  set(CMAKE_CUDA_COMPILER "${TRESTLE_CUDA_ROOT}/bin/nvcc" CACHE FILEPATH "")
+  set(CUDAToolkit_ROOT "${TRESTLE_CUDA_ROOT}" CACHE PATH "")
+  set(CUDA_TOOLKIT_ROOT_DIR "${TRESTLE_CUDA_ROOT}" CACHE PATH "")
+  set(ENV{CUDA_HOME} "${TRESTLE_CUDA_ROOT}")
+  set(ENV{CUDA_PATH} "${TRESTLE_CUDA_ROOT}")
+endif()
+if(TRESTLE_CUDA)
+  set(CMAKE_CUDA_ARCHITECTURES "80;90" CACHE STRING "")
+  set(CMAKE_CUDA_STANDARD 20)
+  enable_language(CUDA)
+endif()
+
+list(APPEND CMAKE_PREFIX_PATH "${TRESTLE_SITE_PACKAGES}/torch/share/cmake")
+find_package(Torch REQUIRED)
+find_package(MPI REQUIRED COMPONENTS C)
+find_package(HDF5 REQUIRED COMPONENTS C)
+find_package(PNG REQUIRED)
+find_package(Threads REQUIRED)
+find_package(fmt REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(CLI11 REQUIRED)
+find_path(TOMLPLUSPLUS_INCLUDE toml++/toml.h REQUIRED)
+find_path(XXHASH_INCLUDE xxhash.h REQUIRED)
+find_library(XXHASH_LIBRARY xxhash REQUIRED)
+
+# torch's folder carries its own fmt; files that see torch use that one, header-only.
+add_library(trestle_torch INTERFACE)
+target_include_directories(trestle_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
+target_link_libraries(trestle_torch INTERFACE ${TORCH_LIBRARIES})
+target_compile_definitions(trestle_torch INTERFACE FMT_HEADER_ONLY)
+
+add_library(trestle_mpi INTERFACE)
+target_link_libraries(trestle_mpi INTERFACE MPI::MPI_C)
+
+add_library(trestle_hdf5 INTERFACE)
+target_include_directories(trestle_hdf5 SYSTEM INTERFACE ${HDF5_C_INCLUDE_DIRS})
+target_link_libraries(trestle_hdf5 INTERFACE ${HDF5_C_LIBRARIES})
+
+add_library(trestle_xxhash INTERFACE)
+target_include_directories(trestle_xxhash SYSTEM INTERFACE ${XXHASH_INCLUDE})
+target_link_libraries(trestle_xxhash INTERFACE ${XXHASH_LIBRARY})
+
+# The installed program finds torch where it was linked from.
+set(CMAKE_INSTALL_RPATH_USE_LINK_PATH ON)
+include(GNUInstallDirs)

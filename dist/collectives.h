@@ -1,0 +1,83 @@
+// Tensors between ranks: reductions, gathers, broadcasts and point-to-point messages.
+//
+//   auto collectives = dist::make_collectives(world);
+//   collectives->all_reduce(flat_gradients, dist::ReduceOp::sum).wait();
+//
+// COLLECTIVE: all_reduce, reduce_scatter, all_gather, broadcast; every rank makes the same calls in
+// the same order, with the same sizes and dtypes. send and recv are made by two ranks in pairs.
+// THREADS: one Collectives is used by one thread at a time; two of them, each made by its own
+// make_collectives, may be used by two threads at once.
+// BUFFERS belong to the caller: contiguous tensors on the CPU, any size (0 and more than 2 GiB
+// included). Until wait() returns, inputs are not written and outputs are not read. A Work holds a
+// reference to its tensors. Values are written past autograd (no version counter moves).
+// DTYPES: reductions take float32, float64 and int64; the other calls move any dtype.
+// RESULTS: sums are taken in the tensor's dtype, element by element in rank order (0 + 1 + 2 ...),
+// so they have the same bits on every rank, in every run and on every backend.
+// TODAY the collective calls do their work before they return and wait() has nothing left to do;
+// send and recv only start, and progress inside wait() and test(). Callers must not rely on that:
+// write every call as if it only started.
+#pragma once
+#include "dist/communicator.h"
+
+#include <memory>
+
+namespace at {
+class Tensor;
+}
+
+namespace trestle::dist {
+
+/// A started operation. Movable. Wait for it: the destructor does so otherwise, and while an
+/// exception unwinds it lets the operation (and its buffers) live on instead of freeing memory
+/// that a peer may still write to.
+class [[nodiscard]] Work {
+ public:
+  struct State {  // what a backend keeps of a started operation
+    virtual ~State() = default;
+    virtual void wait() = 0;
+    virtual bool test() = 0;
+  };
+  Work();  ///< finished
+  explicit Work(std::unique_ptr<State> state);
+  Work(Work&&) noexcept;
+  Work& operator=(Work&&) noexcept;
+  ~Work();
+
+  void
+  wait();  ///< blocks the calling thread until buffers may be used again; throws its error once
+  bool test();  ///< true once that is so; makes progress, never blocks
+
+ private:
+  std::unique_ptr<State> state_;
+};
+
+class Collectives {
+ public:
+  virtual ~Collectives() = default;
+
+  /// In place, any numel.
+  virtual Work all_reduce(at::Tensor& flat, ReduceOp op) = 0;
+  /// in.numel() == size * out.numel(); rank r receives the r-th slice of the reduction.
+  /// out may be exactly this rank's slice of in; no other overlap.
+  virtual Work reduce_scatter(const at::Tensor& in, at::Tensor& out, ReduceOp op) = 0;
+  /// out.numel() == size * in.numel(), same dtype; in may be exactly this rank's slice of out.
+  virtual Work all_gather(const at::Tensor& in, at::Tensor& out) = 0;
+  virtual Work broadcast(at::Tensor& tensor, int root) = 0;
+  /// To or from another rank; sizes must match. Messages of one pair arrive in order.
+  virtual Work send(const at::Tensor& tensor, int to) = 0;
+  virtual Work recv(at::Tensor& tensor, int from) = 0;
+
+  const Communicator& communicator() const { return communicator_; }
+
+ protected:
+  explicit Collectives(Communicator communicator) : communicator_(std::move(communicator)) {}
+
+ private:
+  Communicator communicator_;
+};
+
+/// COLLECTIVE. Over the ranks of this communicator, on a duplicate of it, so that its traffic never
+/// meets that of the communicator itself. MPI, simulated or a lone rank, as the communicator is.
+std::unique_ptr<Collectives> make_collectives(const Communicator& communicator);
+
+}  // namespace trestle::dist

@@ -1,0 +1,43 @@
+// The life of the MPI library in this process.
+//
+//   int main(int argc, char** argv) {
+//     dist::MpiRuntime runtime(&argc, &argv);
+//     try {
+//       dist::check_world(runtime.size());          // dist/launch_check.h
+//       return run(dist::Communicator::world());
+//     } catch (const dist::AgreedError& e) {        // all ranks are here: leave together
+//       return int(e.code());
+//     } catch (const Error& e) {                    // the others do not know: end them too
+//       runtime.abort(e.code());
+//     }
+//   }
+//
+// COLLECTIVE: constructor and destructor (the destructor waits for every rank's). One per process;
+// MPI cannot be started twice. THREADS: construct and destroy on the main thread.
+#pragma once
+#include "base/error.h"
+
+namespace trestle::dist {
+
+class MpiRuntime {
+ public:
+  /// Starts MPI for calls from several threads at once and lets its errors return as codes.
+  /// Throws Error(ExitCode::environment) where the library cannot do that.
+  MpiRuntime(int* argc, char*** argv);
+  ~MpiRuntime();
+  MpiRuntime(const MpiRuntime&) = delete;
+  MpiRuntime& operator=(const MpiRuntime&) = delete;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+
+  /// Ends every rank of the run with this code, without waiting for any. A lone rank just exits.
+  /// For an error that other ranks have not agreed to: leaving alone would strand them.
+  [[noreturn]] void abort(ExitCode code);
+
+ private:
+  int rank_ = 0;
+  int size_ = 1;
+};
+
+}  // namespace trestle::dist

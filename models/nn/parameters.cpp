@@ -1,0 +1,65 @@
+#include "models/nn/parameters.h"
+
+#include <ATen/ATen.h>
+
+#include "base/error.h"
+
+namespace trestle::models::nn {
+namespace {
+
+at::Tensor initial_value(const std::string& name, at::IntArrayRef shape, Init init,
+                         const at::TensorOptions& options, const Draws& draws) {
+  switch (init.kind) {
+    case Init::Kind::zeros:
+      return at::zeros(shape, options);
+    case Init::Kind::ones:
+      return at::ones(shape, options);
+    case Init::Kind::uniform:
+      return draws.uniform(Purpose(name), shape, options).mul_(2).sub_(1).mul_(init.scale);
+    case Init::Kind::normal:
+      return draws.normal(Purpose(name), shape, options).mul_(init.scale);
+  }
+  TRESTLE_ASSERT(false, "unknown init");
+  return {};
+}
+
+}  // namespace
+
+Parameters::Parameters(const at::TensorOptions& options, const Draws& init)
+    : options_(options), init_(init) {}
+
+Scope Parameters::root() { return {*this, ""}; }
+
+std::int64_t Parameters::numel() const {
+  std::int64_t total = 0;
+  for (const auto& parameter : all_) total += parameter.tensor.numel();
+  return total;
+}
+
+at::Tensor Parameters::find(std::string_view name) const {
+  for (const auto& parameter : all_) {
+    if (parameter.name == name) return parameter.tensor;
+  }
+  return {};
+}
+
+at::Tensor Parameters::add(std::string name, at::IntArrayRef shape, Init init) {
+  TRESTLE_ASSERT(!find(name).defined(), "parameter \"{}\" added twice", name);
+  at::Tensor tensor = initial_value(name, shape, init, options_, init_);
+  tensor.set_requires_grad(true);
+  all_.push_back({std::move(name), tensor});
+  return tensor;
+}
+
+Scope Scope::operator/(std::string_view child) const { return {*parameters_, name(child)}; }
+Scope Scope::operator/(std::int64_t index) const { return *this / std::to_string(index); }
+
+std::string Scope::name(std::string_view leaf) const {
+  return prefix_.empty() ? std::string(leaf) : prefix_ + "." + std::string(leaf);
+}
+
+at::Tensor Scope::parameter(std::string_view leaf, at::IntArrayRef shape, Init init) const {
+  return parameters_->add(name(leaf), shape, init);
+}
+
+}  // namespace trestle::models::nn

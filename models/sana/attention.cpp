@@ -1,0 +1,108 @@
+#include <ATen/ATen.h>
+
+#include "models/nn/activations.h"
+#include "models/sana/transformer.h"
+
+// Axes: B batch, N tokens, L text rows, D width, H heads, E channels of a head.
+
+namespace trestle::models::sana {
+namespace {
+
+using nn::Bias;
+
+constexpr double kQkNormEpsilon = 1e-5;
+constexpr double kLinearAttentionEpsilon = 1e-15;
+
+std::optional<nn::RmsNorm> qk_norm(const nn::Scope& scope, const SanaConfig& config,
+                                   std::int64_t channels) {
+  if (!config.has_qk_norm()) return std::nullopt;
+  return nn::RmsNorm(scope, channels, kQkNormEpsilon);
+}
+
+at::Tensor drop(const at::Tensor& x_bnd, double probability, Purpose purpose,
+                const DropoutDraws* dropout) {
+  if (dropout == nullptr || probability == 0) return x_bnd;
+  const at::Tensor uniform = dropout->draws.uniform(dropout->positions, purpose,
+                                                    x_bnd.sizes().slice(1), x_bnd.options());
+  return x_bnd * (uniform >= probability).to(x_bnd.scalar_type()) / (1.0 - probability);
+}
+
+std::int64_t cross_channels(const SanaConfig& config) {
+  return *config.num_cross_attention_heads * *config.cross_attention_head_dim;
+}
+
+}  // namespace
+
+LinearAttention::LinearAttention(const nn::Scope& scope, const SanaConfig& config)
+    : heads(config.num_attention_heads),
+      dropout_probability(config.dropout),
+      norm_q(qk_norm(scope / "norm_q", config, config.inner_dim())),
+      norm_k(qk_norm(scope / "norm_k", config, config.inner_dim())),
+      to_q(scope / "to_q", config.inner_dim(), config.inner_dim(),
+           config.attention_bias ? Bias::yes : Bias::no),
+      to_k(scope / "to_k", config.inner_dim(), config.inner_dim(),
+           config.attention_bias ? Bias::yes : Bias::no),
+      to_v(scope / "to_v", config.inner_dim(), config.inner_dim(),
+           config.attention_bias ? Bias::yes : Bias::no),
+      to_out(scope / "to_out" / 0, config.inner_dim(), config.inner_dim(), Bias::yes),
+      dropout_purpose(scope.name("to_out.1")) {}
+
+at::Tensor LinearAttention::operator()(const at::Tensor& tokens_bnd,
+                                       const DropoutDraws* dropout) const {
+  at::Tensor q_bnd = to_q(tokens_bnd);
+  at::Tensor k_bnd = to_k(tokens_bnd);
+  const at::Tensor v_bnd = to_v(tokens_bnd);
+  if (norm_q) q_bnd = (*norm_q)(q_bnd);
+  if (norm_k) k_bnd = (*norm_k)(k_bnd);
+
+  // The layouts below are the reference's, because the fp32 sums of a matrix product depend on them
+  // and fp64 runs are compared to more digits than fp32 has.
+  const auto split = [&](const at::Tensor& x_bnd) {
+    return x_bnd.transpose(1, 2).unflatten(1, {heads, -1});  // [B, H, E, N]
+  };
+  const at::Tensor q_bhen = at::relu(split(q_bnd)).to(at::kFloat);
+  const at::Tensor k_bhne = at::relu(split(k_bnd).transpose(2, 3)).to(at::kFloat);
+  // A row of ones under V makes the same product yield the normaliser.
+  const at::Tensor v_bhfn = at::constant_pad_nd(split(v_bnd).to(at::kFloat), {0, 0, 0, 1}, 1.0);
+
+  const at::Tensor state_bhfe = at::matmul(v_bhfn, k_bhne);
+  const at::Tensor sums_bhfn = at::matmul(state_bhfe, q_bhen);
+  const at::Tensor out_bhen =
+      sums_bhfn.slice(2, 0, -1) / (sums_bhfn.slice(2, -1) + kLinearAttentionEpsilon);
+
+  const at::Tensor out_bnd = out_bhen.flatten(1, 2).transpose(1, 2).to(tokens_bnd.scalar_type());
+  return drop(to_out(out_bnd), dropout_probability, dropout_purpose, dropout);
+}
+
+TextAttention::TextAttention(const nn::Scope& scope, const SanaConfig& config)
+    : heads(*config.num_cross_attention_heads),
+      dropout_probability(config.dropout),
+      norm_q(qk_norm(scope / "norm_q", config, cross_channels(config))),
+      norm_k(qk_norm(scope / "norm_k", config, cross_channels(config))),
+      to_q(scope / "to_q", config.inner_dim(), cross_channels(config), Bias::yes),
+      to_k(scope / "to_k", *config.cross_attention_dim, cross_channels(config), Bias::yes),
+      to_v(scope / "to_v", *config.cross_attention_dim, cross_channels(config), Bias::yes),
+      to_out(scope / "to_out" / 0, cross_channels(config), config.inner_dim(), Bias::yes),
+      dropout_purpose(scope.name("to_out.1")) {}
+
+at::Tensor TextAttention::operator()(const at::Tensor& tokens_bnd, const at::Tensor& text_bld,
+                                     const at::Tensor& bias_b11l,
+                                     const DropoutDraws* dropout) const {
+  at::Tensor q_bnd = to_q(tokens_bnd);
+  at::Tensor k_bld = to_k(text_bld);
+  const at::Tensor v_bld = to_v(text_bld);
+  if (norm_q) q_bnd = (*norm_q)(q_bnd);
+  if (norm_k) k_bld = (*norm_k)(k_bld);
+
+  const auto split = [&](const at::Tensor& x) {
+    return x.unflatten(2, {heads, -1}).transpose(1, 2);  // [B, H, N or L, E]
+  };
+  std::optional<at::Tensor> bias;
+  if (bias_b11l.defined()) bias = bias_b11l.expand({-1, heads, q_bnd.size(1), -1});
+  const at::Tensor out_bhne =
+      at::scaled_dot_product_attention(split(q_bnd), split(k_bld), split(v_bld), bias);
+  const at::Tensor out_bnd = out_bhne.transpose(1, 2).flatten(2);
+  return drop(to_out(out_bnd), dropout_probability, dropout_purpose, dropout);
+}
+
+}  // namespace trestle::models::sana

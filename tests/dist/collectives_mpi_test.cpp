@@ -1,0 +1,61 @@
+// Collectives over MPI ranks.
+#include "dist/collectives.h"
+#include "dist/mpi_transport.h"
+#include "dist/simulated.h"
+#include "tests/dist/collective_cases.h"
+
+#include <gtest/gtest.h>
+
+#include <thread>
+
+namespace trestle::dist {
+namespace {
+
+using namespace testing_cases;
+
+class EveryCollectives : public testing::TestWithParam<CollectiveCase> {};
+
+TEST_P(EveryCollectives, World) { GetParam().run(*make_collectives(Communicator::world())); }
+
+TEST_P(EveryCollectives, SmallPieces) {
+  // As a tensor beyond 2 GiB would be: many pieces a message, borders inside elements.
+  const bool is_large = std::string_view(GetParam().name).starts_with("large") ||
+                        std::string_view(GetParam().name).starts_with("passes");
+  const size_t piece_bytes = is_large ? 999'983 : 13;
+  GetParam().run(*make_collectives(Communicator(make_mpi_world_transport(piece_bytes))));
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, EveryCollectives, testing::ValuesIn(kCollectiveCases),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(MpiCollectives, SameBitsAsSimulatedRanks) {
+  const Communicator world = Communicator::world();
+  const auto over_mpi = make_collectives(world);
+  for (const int64_t count : {1, 100, 4099}) {
+    at::Tensor values = contribution(world.rank(), count, at::kFloat);
+    over_mpi->all_reduce(values, ReduceOp::sum).wait();
+    simulate(world.size(), [&](const Communicator& simulated) {
+      at::Tensor same = contribution(simulated.rank(), count, at::kFloat);
+      make_collectives(simulated)->all_reduce(same, ReduceOp::sum).wait();
+      EXPECT_TRUE(same_bits(values, same));
+    });
+  }
+}
+
+TEST(MpiCollectives, TwoThreadsUseTwoCollectives) {
+  const Communicator world = Communicator::world();
+  const auto gradients = make_collectives(world), control = make_collectives(world);
+  const auto rounds = [&](Collectives& collectives, int64_t count, int times) {
+    const at::Tensor expected = reduced(world.size(), count, at::kDouble, ReduceOp::sum);
+    for (int i = 0; i < times; ++i) {
+      at::Tensor values = contribution(world.rank(), count, at::kDouble);
+      collectives.all_reduce(values, ReduceOp::sum).wait();
+      EXPECT_TRUE(same_bits(values, expected)) << "round " << i;
+    }
+  };
+  std::jthread thread([&] { rounds(*control, 3, 100); });
+  rounds(*gradients, 20'000, 20);
+}
+
+}  // namespace
+}  // namespace trestle::dist

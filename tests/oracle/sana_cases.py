@@ -1,0 +1,254 @@
+"""Random small Sana cases, answered by diffusers.
+
+Each case is drawn from (seed, index) alone: a configuration, weights, inputs, and diffusers'
+output and gradients in fp32 and fp64. Every parameter is random, also the norms and tables that
+training starts at 0 or 1: at those values a forgotten scale or shift goes unseen.
+
+A draw that rounding decides is drawn again: linear attention has a ReLU, whose gradient jumps at
+0, and divides by a sum that can come close to 0. There two correct fp32 programs differ by more
+than any useful bound, and a comparison says nothing about either.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
+
+import replay
+
+Config = dict[str, Any]
+
+# diffusers' defaults, which a config.json may leave out.
+DEFAULTS: Config = {
+    name: value
+    for name, value in SanaTransformer2DModel(num_layers=0).config.items()
+    if not name.startswith("_")
+}
+
+# Closest that an input of a ReLU may come to 0, over the tensor's root mean square: ten times
+# what fp32 rounding moves it by.
+RELU_MARGIN = 4e-6
+# Smallest denominator of linear attention, over the norms of the two vectors it is a product of.
+DENOMINATOR_MARGIN = 1e-2
+# Largest difference between the reference in fp32 and in fp64, as a part of the fp32 bounds.
+OWN_ERROR = 0.1
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A case in each dtype, with the reference's results beside it."""
+
+    pairs: list[tuple[replay.Case, replay.Tensors]]  # in the order of replay.DTYPES
+    redraws: int
+
+
+def build_model(config: Config, dtype: torch.dtype) -> torch.nn.Module:
+    """The reference, made in its dtype: a later `.to(dtype)` would also convert its buffers."""
+    torch.set_default_dtype(dtype)
+    try:
+        return SanaTransformer2DModel.from_config(config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def draw_config(rng: random.Random) -> Config:
+    """A small configuration; every field that reaches the computation varies."""
+    heads, head_dim = rng.randint(1, 4), rng.choice([7, 8, 12, 16, 24, 32])
+    width = heads * head_dim
+    patch_size = rng.choice([1, 2])
+    # The sincos table is made of sines and cosines of two axes: it needs a width in fours.
+    has_positions = rng.random() < 0.6 and width % 4 == 0
+    cross_heads, cross_head_dim = rng.choice(
+        [(heads, head_dim), (1, width), (rng.randint(1, 3), rng.choice([6, 8, 20]))]
+    )
+    config = {
+        "_class_name": "SanaTransformer2DModel",
+        "in_channels": rng.randint(1, 9),
+        "out_channels": rng.choice([None, rng.randint(1, 9)]),
+        "num_attention_heads": heads,
+        "attention_head_dim": head_dim,
+        "num_layers": rng.randint(1, 3),
+        "num_cross_attention_heads": cross_heads,
+        "cross_attention_head_dim": cross_head_dim,
+        "cross_attention_dim": width,
+        "caption_channels": rng.randint(3, 40),
+        "mlp_ratio": rng.choice([1.0, 1.7, 2.33, 2.5, 3.0]),
+        "dropout": 0.0,
+        "attention_bias": rng.random() < 0.5,
+        "sample_size": patch_size * rng.randint(1, 6) + rng.randrange(patch_size),
+        "patch_size": patch_size,
+        "norm_elementwise_affine": rng.random() < 0.5,
+        "norm_eps": rng.choice([1e-6, 1e-5, 1e-2]),
+        "interpolation_scale": rng.choice([0.5, 1, 1.0, 2.0]) if has_positions else None,
+        "guidance_embeds": False,
+        "guidance_embeds_scale": rng.choice([0.1, 0.7]),  # these two must change nothing
+        "timestep_scale": rng.choice([1.0, 0.001]),
+        "qk_norm": rng.choice([None, "rms_norm_across_heads"]),
+    }
+    if rng.random() < 0.5:  # older files lack newer fields: an absent one means its default
+        for name, default in DEFAULTS.items():
+            if config[name] == default:
+                del config[name]
+    return config
+
+
+def draw_weights(model: torch.nn.Module, generator: torch.Generator) -> replay.Tensors:
+    """Random fp64 values for every parameter, of a size that keeps activations near 1."""
+    weights = {}
+    for name, parameter in model.state_dict().items():
+        value = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        if parameter.ndim > 1 and not name.endswith("scale_shift_table"):
+            value /= math.sqrt(parameter[0].numel())  # fan-in
+        elif name.endswith(".weight"):
+            value = 1 + 0.3 * value  # the gain of a norm
+        else:
+            value *= 0.3  # biases and modulation tables
+        weights[name] = value
+    return weights
+
+
+def draw_inputs(full: Config, rng: random.Random, generator: torch.Generator) -> replay.Tensors:
+    """fp64 inputs: odd and non-square sizes, any times in 0..1000, four kinds of text mask."""
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    batch, length, patch = rng.randint(1, 4), rng.randint(1, 12), full["patch_size"]
+    if rng.random() < 0.2:  # the one size at which diffusers uses the table made at construction
+        height = width = full["sample_size"] // patch
+    else:
+        height, width = rng.randint(1, 11), rng.randint(1, 11)
+    times = [rng.choice([0.0, 1000.0] + 6 * [rng.uniform(0, 1000)]) for _ in range(batch)]
+    inputs = {
+        "hidden_states": normal(batch, full["in_channels"], height * patch, width * patch),
+        "encoder_hidden_states": normal(batch, length, full["caption_channels"]),
+        "timestep": torch.tensor(times, dtype=torch.float64),
+    }
+    kind = rng.choice(["none", "full", "right", "scattered"])
+    if kind != "none":
+        mask = torch.ones(batch, length, dtype=torch.int64)
+        for row in mask:
+            kept = rng.randint(1, length)  # never 0: a row without text has no defined answer
+            if kind == "right":
+                row[kept:] = 0
+            elif kind == "scattered":
+                row[rng.sample(range(length), length - kept)] = 0
+        inputs["encoder_attention_mask"] = mask
+    return inputs
+
+
+def draw_case(seed: int, index: int) -> Answered:
+    """Case `index` of the seed in each dtype, drawn until rounding does not decide it."""
+    rng = random.Random(f"sana/{seed}/{index}")
+    generator = torch.Generator().manual_seed(rng.getrandbits(60))
+    config = draw_config(rng)
+    full = {**DEFAULTS, **config}
+    for redraws in range(1000):
+        weights = draw_weights(build_model(config, torch.float64), generator)
+        inputs = draw_inputs(full, rng, generator)
+        batch, channels, height, width = inputs["hidden_states"].shape
+        channels = full["out_channels"] or channels
+        cotangent = torch.randn(
+            (batch, channels, height, width), generator=generator, dtype=torch.float64
+        )
+        pairs, well_posed = [], True
+        for dtype_name, dtype in replay.DTYPES.items():
+            case = replay.Case(
+                family="sana",
+                config=config,
+                dtype=dtype_name,
+                weights=_floats_as(weights, dtype),
+                inputs=_floats_as(inputs, dtype),
+                cotangent=cotangent.to(dtype),
+                grad_inputs=("hidden_states", "encoder_hidden_states"),
+            )
+            model = build_model(config, dtype)
+            model.load_state_dict(case.weights, strict=True)
+            seen = _watch_linear_attention(model)
+            pairs.append((case, replay.reference_results(model, case)))
+            well_posed &= _is_well_posed(seen, full["num_attention_heads"])
+        if well_posed and _agree(*(results for _, results in pairs)):
+            return Answered(pairs, redraws)
+    raise RuntimeError(f"no sound draw of case {index} of seed {seed} in 1000: {config}")
+
+
+def digest(case: replay.Case) -> str:
+    """The case in half a line."""
+    full = {**DEFAULTS, **case.config}
+    batch, _, height, width = case.inputs["hidden_states"].shape
+    turns = [name for name, taken in turns_taken(case).items() if taken]
+    return (
+        f"{full['num_layers']}x({full['num_attention_heads']}x{full['attention_head_dim']}, "
+        f"cross {full['num_cross_attention_heads']}x{full['cross_attention_head_dim']}) "
+        f"B{batch} {height}x{width} L{case.inputs['encoder_hidden_states'].shape[1]} "
+        f"[{', '.join(turns)}]"
+    )
+
+
+def turns_taken(case: replay.Case) -> dict[str, int]:
+    """The turns that a forward can take: 1 where this case takes it, else 0."""
+    full = {**DEFAULTS, **case.config}
+    height, width = case.inputs["hidden_states"].shape[2:]
+    cross_width = full["num_cross_attention_heads"] * full["cross_attention_head_dim"]
+    taken = {
+        "qk_norm": full["qk_norm"] is not None,
+        "patch 2": full["patch_size"] == 2,
+        "positions": full["interpolation_scale"] is not None,
+        "attention_bias": full["attention_bias"],
+        "affine norm2": full["norm_elementwise_affine"],
+        "mask": "encoder_attention_mask" in case.inputs,
+        "non-square": height != width,
+        "cross width differs": cross_width != full["cross_attention_dim"],
+    }
+    return {name: int(is_taken) for name, is_taken in taken.items()}
+
+
+def _floats_as(tensors: replay.Tensors, dtype: torch.dtype) -> replay.Tensors:
+    return {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _watch_linear_attention(model: torch.nn.Module) -> list[torch.Tensor]:
+    """A list that each forward fills with q, k of every block, as the ReLU receives them."""
+    seen: list[torch.Tensor] = []
+    for block in model.transformer_blocks:
+        attention = block.attn1
+        for last in (attention.norm_q or attention.to_q, attention.norm_k or attention.to_k):
+            last.register_forward_hook(lambda _module, _inputs, output: seen.append(output.detach()))
+    return seen
+
+
+def _is_well_posed(seen: list[torch.Tensor], heads: int) -> bool:
+    """Whether every ReLU input is clear of 0 and every denominator is clear of cancellation.
+
+    A denominator q . sum(k) is measured over |q| |sum(k)|. One that is exactly 0 (no common
+    positive channel) stays so in any program and is welcome: its row of the output is 0.
+    """
+    for values in seen:
+        if values.abs().min() <= RELU_MARGIN * values.square().mean().sqrt():
+            return False
+    for query, key in zip(seen[::2], seen[1::2]):
+        query, key = (x.relu().unflatten(2, (heads, -1)) for x in (query, key))
+        key_sum = key.sum(dim=1, keepdim=True)
+        cosine = (query * key_sum).sum(-1) / (query.norm(dim=-1) * key_sum.norm(dim=-1))
+        if ((cosine > 0) & (cosine < DENOMINATOR_MARGIN)).any():
+            return False
+    return True
+
+
+def _agree(fp32: replay.Tensors, fp64: replay.Tensors) -> bool:
+    """Whether the reference in fp32 is so near its fp64 self that fp32 bounds can be asked for."""
+    rounded = _floats_as(fp64, torch.float32)
+    compared = replay.compare(rounded, fp32, {"fused_calls": "1"}, "float32")
+    bounds = replay.BOUNDS["float32"]
+    return (
+        compared.forward_error <= OWN_ERROR * bounds.forward
+        and compared.gradient_error <= OWN_ERROR * bounds.gradient
+    )

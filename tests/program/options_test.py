@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""No option is decoration: each described option and each Sana config field is changed, and either a
+result or an error must change.
+
+A result is what a run leaves: the weights and averages of its checkpoints, its metrics (times left
+out), its pictures, its summary, its files, and what it printed. A field whose change is refused must
+be named in the error, with exit code 2 or 3.
+
+    python tests/program/options_test.py --trestle build/release/launch/trestle
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import trestle
+
+# Base settings under which every option can matter; short, because about sixty runs follow.
+BASE = ["train.steps=3", "train.global_batch=4", "train.micro_batch=2", "checkpoint.every=2",
+        "log.every=1", "log.level=debug", "sample.pictures=2", "train.max_grad_norm=0.001"]
+
+# Where the automatic change would not do: the value to change to, and settings it needs beside it.
+SPECIAL: dict[str, tuple[object, list[str]]] = {
+    "run.task": ("line_fitt", []),
+    "run.name": ("another", []),
+    "data.path": ("nowhere", []),
+    "model.interpolation_scale": (1.0, []),
+    "model.qk_norm": ("none", []),
+    "optim.lr_scheduler": ("cosine", []),
+    "optim.lr_warmup_steps": (1, []),
+    "log.level": ("error", []),
+    "dist.bucket_bytes": (1000, []),
+    "dist.threads": (2, []),
+    "ema.decay": (0.1, []),
+    "task.codec": ("dc_ae", []),
+}
+
+# Lines and fields that hold times or places, which differ between equal runs.
+VOLATILE_METRICS = ("samples_per_s", "step_ms", "data_wait_ms", "rss_bytes", "wall_s")
+
+
+def changed_value(option: dict) -> str:
+    """Another valid value, found from the option's type."""
+    value, kind = option["value"], option["type"]
+    if kind.startswith("boolean"):
+        return "false" if value == "true" else "true"
+    if kind.startswith("integer"):
+        return str(3 if value == "none" else int(value) * 2 if int(value) > 0 else 1)
+    if kind.startswith("number"):
+        number = 0.1 if value == "none" else float(value)
+        return repr(number * 0.5 if number > 0 else 0.25)
+    choices = [c.strip().strip('"') for c in re.split(r",| or ", option["range"]) if c.strip()]
+    others = [c for c in choices if c != value.strip('"')]
+    return others[0] if others else value.strip('"') + "_changed"
+
+
+class Runner:
+    """Runs the tiny recipe with settings and takes the fingerprint of what came out."""
+
+    def __init__(self, program: Path, scratch: Path):
+        self.program, self.scratch = program, scratch
+        self.data = trestle.make_data(scratch / "data")
+
+    def __call__(self, label: str, sets: list[str]) -> tuple[int, str, str]:
+        """Exit code, fingerprint, and what was printed."""
+        folder = self.scratch / label
+        folder.mkdir()
+        arguments = [a for s in [f"data.path={self.data}", *BASE, *sets] for a in ("--set", s)]
+        result = trestle.run(self.program, "train", trestle.TINY, *arguments, cwd=folder)
+        digest = hashlib.sha256()
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            digest.update(str(path.relative_to(folder)).encode())
+            digest.update(self.contents(path))
+        printed = result.stdout + result.stderr
+        digest.update(self.stable_lines(printed).encode())
+        return result.returncode, digest.hexdigest(), printed
+
+    def contents(self, path: Path) -> bytes:
+        """What a file says that does not depend on the time, the recipe's text, or HDF5's stamps."""
+        if path.name in ("recipe.resolved.toml", "manifest.json", "latest"):
+            return b""
+        if path.suffix == ".h5":
+            folder = trestle.Checkpoint(path.parent)
+            tensors = folder.tensors("")
+            return b"".join(n.encode() + tensors[n].tobytes() for n in sorted(tensors))
+        if path.suffix == ".log":
+            return b""
+        if path.suffix == ".jsonl":
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            return json.dumps([{k: v for k, v in line.items() if k not in VOLATILE_METRICS}
+                               for line in lines]).encode()
+        if path.name == "summary.json":
+            summary = json.loads(path.read_text())
+            return json.dumps({k: v for k, v in summary.items() if k not in VOLATILE_METRICS}).encode()
+        return path.read_bytes()
+
+    @staticmethod
+    def stable_lines(text: str) -> str:
+        text = re.sub(r"\d+(\.\d+)? samples/s|\d+:\d\d left|\? left", "", text)
+        return "\n".join(line for line in text.splitlines()
+                         if not re.search(r"wall_s|samples_per_s|recipe differs", line))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trestle", type=Path, required=True, help="the built program")
+    program = parser.parse_args().trestle.resolve()
+    failures: list[str] = []
+    with tempfile.TemporaryDirectory() as name:
+        runner = Runner(program, Path(name))
+        explained = trestle.checked(trestle.run(
+            program, "explain", trestle.TINY, "--json", "--set", f"data.path={runner.data}",
+            *[a for s in BASE for a in ("--set", s)]))
+        options = {o["key"]: o for o in json.loads(explained.stdout)}
+
+        unknown = SPECIAL.keys() - options.keys()
+        if unknown:
+            failures.append(f"SPECIAL names options that do not exist: {sorted(unknown)}")
+        first, again = runner("base", []), runner("base-again", [])
+        if first[0] != 0:
+            print(first[2])
+            return 1
+        if first[1] != again[1]:
+            failures.append("two equal runs differ: no comparison can be trusted")
+
+        def judge(key: str) -> str | None:
+            value, beside = SPECIAL.get(key, (None, []))
+            value = changed_value(options[key]) if value is None else value
+            before = first[1] if not beside else runner(f"{key}-beside", beside)[1]
+            code, fingerprint, printed = runner(key, [*beside, f"{key}={value}"])
+            what = f"{key}: {options[key]['value']} -> {value}"
+            if code == 0:
+                print(f"{what}: {'another result' if fingerprint != before else 'THE SAME RESULT'}")
+                return None if fingerprint != before else f"{what} changed neither result nor error"
+            named = key in printed or key.split(".", 1)[1] in printed
+            print(f"{what}: refused with code {code}")
+            return None if code in (2, 3) and named else f"{what}: code {code}, said:\n{printed}"
+
+        with ThreadPoolExecutor(2) as pool:
+            failures += [f for f in pool.map(judge, options) if f]
+        print(f"{len(options)} options changed")
+    for failure in failures:
+        print(f"FAILED: {failure}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+// The loop on the line_fit task: it learns, any number of ranks gives the same result, a resumed run
+// equals an uninterrupted one, and an error on one rank reaches all.
+#include "trainers/trainer.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <fstream>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "checkpoint/checkpoint.h"
+#include "dist/simulated.h"
+#include "tests/support/scratch.h"
+
+namespace trestle::trainers {
+namespace {
+
+constexpr std::string_view kRecipe = R"(
+[run]
+task = "line_fit"
+[train]
+steps = 30
+global_batch = 12
+micro_batch = 1
+[optim]
+learning_rate = 0.1
+[ema]
+decay = 0.5
+[log]
+level = "error"
+)";
+
+using Scratch = testing::ScratchFolder;
+
+configs::Recipe recipe(const std::vector<std::string>& sets = {}) {
+  set_log_level(LogLevel::error);
+  return configs::Recipe::from_text(kRecipe, "test", sets);
+}
+
+/// Trains in `folder` and returns the last checkpoint's parameters, concatenated.
+at::Tensor train(int ranks, const std::filesystem::path& folder,
+                 const std::vector<std::string>& sets = {}) {
+  dist::simulate(ranks, [&](const dist::Communicator& world) {
+    Trainer(recipe(sets), world, RunDirectory(folder)).run();
+  });
+  Assembly assembly(recipe(sets), Materialise::weights);
+  TrainingState state = assembly.state();
+  checkpoint::load(*checkpoint::newest(folder / "checkpoints"), state.visitor());
+  std::vector<at::Tensor> flat;
+  for (const auto& parameter : assembly.parameters) flat.push_back(parameter.tensor.detach().flatten());
+  return at::cat(flat);
+}
+
+TEST(Trainer, LearnsTheLine) {
+  const Scratch scratch;
+  const at::Tensor fitted = train(1, scratch.path(), {"train.steps=300", "train.micro_batch=12"});
+  EXPECT_LT((fitted - at::tensor({1.0, 2.0, 3.0, 0.5}, at::kDouble)).abs().max().item<double>(), 0.02);
+  EXPECT_TRUE(std::filesystem::exists(scratch.path() / "summary.json"));
+  EXPECT_TRUE(std::filesystem::exists(scratch.path() / "samples" / "step-00000300.png"));
+}
+
+TEST(Trainer, AnyNumberOfRanksGivesTheSameWeights) {
+  const Scratch scratch;
+  const at::Tensor one = train(1, scratch.path() / "1");
+  for (int ranks = 2; ranks <= 5; ++ranks) {
+    const at::Tensor many = train(ranks, scratch.path() / std::to_string(ranks));
+    EXPECT_LT(((many - one).norm() / one.norm()).item<double>(), 1e-12) << ranks;
+  }
+}
+
+TEST(Trainer, MicroBatchesOnlyChangeRounding) {
+  const Scratch scratch;
+  const at::Tensor one = train(1, scratch.path() / "a");
+  const at::Tensor five = train(1, scratch.path() / "b", {"train.micro_batch=5"});
+  EXPECT_LT(((five - one).norm() / one.norm()).item<double>(), 1e-12);
+}
+
+TEST(Trainer, BucketSizesDoNotChangeABit) {
+  const Scratch scratch;
+  const at::Tensor one = train(2, scratch.path() / "a");
+  const at::Tensor tiny = train(2, scratch.path() / "b", {"dist.bucket_bytes=4"});
+  EXPECT_TRUE(at::equal(one, tiny));
+}
+
+TEST(Trainer, ResumedRunEqualsUninterruptedOne) {
+  const Scratch scratch;
+  const at::Tensor whole = train(2, scratch.path() / "whole");
+  // Stop at step 10 of 30 by training the first third only; constant rate, so the plan is the same.
+  train(2, scratch.path() / "parts", {"train.steps=10"});
+  const at::Tensor parts = train(2, scratch.path() / "parts");
+  EXPECT_TRUE(at::equal(whole, parts));
+  const at::Tensor other_world = train(3, scratch.path() / "whole3");
+  EXPECT_LT(((other_world - whole).norm() / whole.norm()).item<double>(), 1e-12);
+}
+
+TEST(Trainer, MetricsHaveEachStepOnceAfterResuming) {
+  const Scratch scratch;
+  train(1, scratch.path(), {"train.steps=20", "checkpoint.every=5"});
+  std::filesystem::remove_all(scratch.path() / "checkpoints" / "step-00000020");
+  train(1, scratch.path(), {"train.steps=25"});
+  std::ifstream in(scratch.path() / "metrics.jsonl");
+  std::int64_t lines = 0;
+  for (std::string line; std::getline(in, line); ++lines) {
+    EXPECT_NE(line.find(fmt::format("\"step\":{},", lines)), std::string::npos) << line;
+  }
+  EXPECT_EQ(lines, 25);
+}
+
+TEST(Trainer, CompleteRunIsLeftAlone) {
+  const Scratch scratch;
+  train(1, scratch.path());
+  const auto before = std::filesystem::last_write_time(scratch.path() / "summary.json");
+  train(1, scratch.path());
+  EXPECT_EQ(std::filesystem::last_write_time(scratch.path() / "summary.json"), before);
+}
+
+TEST(Trainer, DivergenceIsAnErrorOfCodeSixOnEveryRank) {
+  const Scratch scratch;
+  std::atomic<int> codes{0};
+  dist::simulate(2, [&](const dist::Communicator& world) {
+    try {
+      Trainer(recipe({"optim.learning_rate=1e308", "train.max_grad_norm=0", "task.dtype=float32"}), world,
+              RunDirectory(scratch.path()))
+          .run();
+    } catch (const Error& error) {
+      if (error.code() == ExitCode::numbers) ++codes;
+    }
+  });
+  EXPECT_EQ(codes, 2);
+}
+
+std::string problem_of(const std::vector<std::string>& sets, int world) {
+  try {
+    check_recipe(recipe(sets), world);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::usage);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(CheckRecipe, FindsWhatCannotBe) {
+  EXPECT_EQ(problem_of({}, 12), "");
+  EXPECT_NE(problem_of({}, 13).find("train.global_batch = 12"), std::string::npos);
+  EXPECT_NE(problem_of({"train.stepz=3"}, 1).find("steps"), std::string::npos);
+  EXPECT_NE(problem_of({"run.task=line_fitt"}, 1).find("line_fit"), std::string::npos);
+}
+
+TEST(PlanBuckets, CoverEveryParameterOnceFromTheLast) {
+  Assembly assembly(recipe({"task.inputs=100"}), Materialise::weights);  // 800 and 8 bytes
+  for (const std::int64_t bytes : {4, 100, 808, 1 << 20}) {
+    std::vector<std::size_t> seen;
+    for (const auto& bucket : plan_buckets(assembly.parameters, bytes)) {
+      EXPECT_FALSE(bucket.empty());
+      seen.insert(seen.end(), bucket.begin(), bucket.end());
+    }
+    EXPECT_EQ(seen, (std::vector<std::size_t>{1, 0}));
+  }
+  EXPECT_EQ(plan_buckets(assembly.parameters, 808).size(), 1u);
+  EXPECT_EQ(plan_buckets(assembly.parameters, 807).size(), 2u);
+}
+
+}  // namespace
+}  // namespace trestle::trainers

@@ -1,0 +1,19 @@
+// Picture grids of held-out samples, made by all ranks together.
+#pragma once
+#include <filesystem>
+
+#include "dist/communicator.h"
+#include "trainers/task.h"
+
+namespace trestle::trainers {
+
+/// COLLECTIVE. Each rank draws its share of `pictures` held-out samples, evenly spread over the data
+/// set; rank 0 arranges them and writes one PNG. Any number of ranks gives the same picture (to
+/// rounding). Errors on any rank are thrown on all.
+void write_grid(Task& task, const Draws& draws, const dist::Communicator& world,
+                std::int64_t pictures, const std::filesystem::path& file);
+
+/// Tiles pictures of one size, about as high as wide, on white with a small gap.
+formats::Picture tile(const std::vector<formats::Picture>& pictures);
+
+}  // namespace trestle::trainers

@@ -1,0 +1,74 @@
+#include "trainers/options.h"
+
+#include "trainers/optim/adamw.h"
+#include "trainers/optim/ema.h"
+#include "trainers/optim/schedule.h"
+#include "trainers/task.h"
+
+namespace trestle::trainers {
+
+void RunOptions::describe(configs::Fields& f) {
+  f.field("task", task, {.help = "what is trained: the name of a folder in trainers/"});
+  f.field("name", name, {.help = "name of the run directory; empty: the recipe's file name"});
+  f.field("seed", seed, {.help = "seed of the initial weights, the data order and all noise", .min = 0});
+}
+
+void TrainOptions::describe(configs::Fields& f) {
+  f.field("steps", steps, {.help = "optimizer steps of the whole run", .unit = "steps", .min = 1});
+  f.field("global_batch", global_batch,
+          {.help = "samples of a step, over all ranks", .unit = "samples", .min = 1});
+  f.field("micro_batch", micro_batch,
+          {.help = "samples a rank computes at once; the rest of its share is accumulated",
+           .unit = "samples",
+           .min = 1});
+  f.field("max_grad_norm", max_grad_norm,
+          {.help = "gradients are scaled down to this global norm; 0: never", .min = 0});
+}
+
+void DistOptions::describe(configs::Fields& f) {
+  f.field("bucket_bytes", bucket_bytes,
+          {.help = "gradients are reduced in buckets of about this size", .unit = "bytes", .min = 4});
+  f.field("threads", threads,
+          {.help = "compute threads of a rank; 0: OMP_NUM_THREADS, else the rank's cores",
+           .unit = "threads",
+           .min = 0,
+           .max = 1024});
+}
+
+void CheckpointOptions::describe(configs::Fields& f) {
+  f.field("every", every,
+          {.help = "steps between checkpoints (one is always written at the end); 0: only at the end",
+           .unit = "steps",
+           .min = 0});
+}
+
+void SampleOptions::describe(configs::Fields& f) {
+  f.field("every", every,
+          {.help = "steps between picture grids; 0: only at the end", .unit = "steps", .min = 0});
+  f.field("pictures", pictures,
+          {.help = "held-out samples in a grid", .unit = "pictures", .min = 1, .max = 256});
+}
+
+void LogOptions::describe(configs::Fields& f) {
+  f.field("every", every,
+          {.help = "steps between progress lines in a log file", .unit = "steps", .min = 1});
+  f.field("level", level,
+          {.help = "least important messages shown", .choices = {"debug", "info", "warn", "error"}});
+}
+
+configs::Schema schema_of(const configs::Recipe& recipe) {
+  configs::Schema schema;
+  schema.section<RunOptions>("run");
+  task_kind_of(recipe).describe(schema);
+  schema.section<TrainOptions>("train");
+  schema.section<AdamWOptions>("optim");
+  schema.section<ScheduleOptions>("optim");
+  schema.section<EmaOptions>("ema");
+  schema.section<DistOptions>("dist");
+  schema.section<CheckpointOptions>("checkpoint");
+  schema.section<SampleOptions>("sample");
+  schema.section<LogOptions>("log");
+  return schema;
+}
+
+}  // namespace trestle::trainers

@@ -1,0 +1,54 @@
+// The options that every trainer has. Each struct stands for one section of a recipe.
+// LOCAL, plain values.
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "configs/describe.h"
+#include "configs/recipe.h"
+#include "configs/schema.h"
+
+namespace trestle::trainers {
+
+struct RunOptions {  // [run]
+  std::string task;
+  std::string name;
+  std::int64_t seed = 0;
+  void describe(configs::Fields& fields);
+};
+
+struct TrainOptions {  // [train]
+  std::int64_t steps = 1000;
+  std::int64_t global_batch = 16;
+  std::int64_t micro_batch = 8;
+  double max_grad_norm = 1.0;
+  void describe(configs::Fields& fields);
+};
+
+struct DistOptions {  // [dist]
+  std::int64_t bucket_bytes = 25 << 20;
+  std::int64_t threads = 0;
+  void describe(configs::Fields& fields);
+};
+
+struct CheckpointOptions {  // [checkpoint]
+  std::int64_t every = 1000;
+  void describe(configs::Fields& fields);
+};
+
+struct SampleOptions {  // [sample]
+  std::int64_t every = 0;
+  std::int64_t pictures = 8;
+  void describe(configs::Fields& fields);
+};
+
+struct LogOptions {  // [log]
+  std::int64_t every = 10;
+  std::string level = "info";
+  void describe(configs::Fields& fields);
+};
+
+/// Everything a recipe may say, given its run.task: the trainer's sections, then the task's.
+configs::Schema schema_of(const configs::Recipe& recipe);
+
+}  // namespace trestle::trainers

@@ -1,0 +1,122 @@
+#include "trainers/plain_step.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <cmath>
+
+#include "base/error.h"
+
+namespace trestle::trainers {
+namespace {
+
+/// Loss of this rank's samples, each term divided by the global count of its kind.
+double forward_backward(StepParts& parts, const StepContext& context, const KindCounts& kinds,
+                        const data::Batch& batch, std::map<std::string, double>& terms) {
+  const LossReport report = parts.task.loss(parts.objective, batch, context);
+  at::Tensor loss;
+  for (const LossTerm& term : report.terms) {
+    const auto count = kinds.find(term.kind);
+    TRESTLE_ASSERT(count != kinds.end(), "term {} counts unknown kind \"{}\"", term.name, term.kind);
+    const at::Tensor share = term.per_sample.sum() / double(count->second);
+    terms[term.name] += share.item<double>();
+    loss = loss.defined() ? loss + share : share;
+  }
+  torch::autograd::backward({loss}, {});
+  return loss.item<double>();
+}
+
+void zero_gradients(const std::vector<NamedParameter>& parameters) {
+  for (const auto& parameter : parameters) {
+    at::Tensor& gradient = parameter.tensor.mutable_grad();
+    if (gradient.defined()) gradient.zero_();
+    else gradient = at::zeros_like(parameter.tensor);
+  }
+}
+
+/// Sums every gradient over the ranks, bucket by bucket.
+void reduce_gradients(const StepParts& parts) {
+  for (const auto& bucket : plan_buckets(parts.parameters, parts.bucket_bytes)) {
+    std::vector<at::Tensor> flattened;
+    for (const std::size_t i : bucket) flattened.push_back(parts.parameters[i].tensor.grad().flatten());
+    at::Tensor flat = at::cat(flattened);
+    parts.collectives.all_reduce(flat, dist::ReduceOp::sum).wait();
+    std::int64_t offset = 0;
+    for (const std::size_t i : bucket) {
+      at::Tensor gradient = parts.parameters[i].tensor.grad();
+      gradient.copy_(flat.slice(0, offset, offset + gradient.numel()).view_as(gradient));
+      offset += gradient.numel();
+    }
+  }
+}
+
+/// In fp64, tensor by tensor, so that it is the same whatever the buckets are.
+double global_norm(const std::vector<NamedParameter>& parameters) {
+  double sum = 0;
+  for (const auto& parameter : parameters) {
+    sum += parameter.tensor.grad().to(at::kDouble).square().sum().item<double>();
+  }
+  return std::sqrt(sum);
+}
+
+}  // namespace
+
+KindCounts count_kinds(const data::Dataset& dataset, const data::Sampler& sampler,
+                       const std::vector<Position>& global_batch) {
+  KindCounts counts;
+  for (const Position position : global_batch) {
+    ++counts[std::string(dataset.kind(sampler.at(position)))];
+  }
+  return counts;
+}
+
+std::vector<std::vector<std::size_t>> plan_buckets(const std::vector<NamedParameter>& parameters,
+                                                   std::int64_t bucket_bytes) {
+  std::vector<std::vector<std::size_t>> buckets;
+  std::int64_t filled = 0;
+  for (std::size_t i = parameters.size(); i-- > 0;) {
+    const auto bytes = static_cast<std::int64_t>(parameters[i].tensor.nbytes());
+    if (buckets.empty() || filled + bytes > bucket_bytes) {
+      buckets.emplace_back();
+      filled = 0;
+    }
+    buckets.back().push_back(i);
+    filled += bytes;
+  }
+  return buckets;
+}
+
+StepReport plain_step(StepParts& parts, Step step, const Draws& draws, const KindCounts& kinds,
+                      std::int64_t micro_steps, const std::function<data::Batch()>& next_batch,
+                      double learning_rate) {
+  const dist::Communicator& world = parts.collectives.communicator();
+  const StepContext context{.step = step, .draws = draws};
+
+  zero_gradients(parts.parameters);
+  StepReport report;
+  world.agreed([&] {
+    for (std::int64_t micro = 0; micro < micro_steps; ++micro) {
+      const data::Batch batch = next_batch();
+      if (batch.size() == 0) continue;  // this rank's share was shorter
+      report.loss += forward_backward(parts, context, kinds, batch, report.terms);
+    }
+  });
+
+  reduce_gradients(parts);
+  world.all_reduce(std::span(&report.loss, 1), dist::ReduceOp::sum);
+  report.grad_norm = global_norm(parts.parameters);
+  TRESTLE_REQUIRE_AS(numbers, std::isfinite(report.loss) && std::isfinite(report.grad_norm),
+                     "step {}: loss {} and gradient norm {} (training left the finite numbers). Lower "
+                     "optim.learning_rate, or look at the data of this step.",
+                     step.value, report.loss, report.grad_norm);
+
+  // torch.nn.utils.clip_grad_norm_ adds the same 1e-6.
+  const double scale = parts.max_grad_norm > 0
+                           ? std::min(1.0, parts.max_grad_norm / (report.grad_norm + 1e-6))
+                           : 1.0;
+  parts.optimizer.step(learning_rate, scale);
+  parts.ema.update();
+  return report;
+}
+
+}  // namespace trestle::trainers

@@ -1,0 +1,61 @@
+#include "trainers/sana_bridge/options.h"
+
+#include "base/error.h"
+#include "trainers/options.h"
+
+namespace trestle::trainers::sana_bridge {
+
+void BridgeOptions::describe(configs::Fields& f) {
+  f.field("noise_scale", noise_scale, {.help = "s of the Brownian bridge; 0: a straight line", .min = 0});
+  f.field("codec", codec, {.help = "how pictures become latents", .choices = {"pixels"}});
+  f.field("codec_factor", codec_factor,
+          {.help = "side of the cell that becomes one latent pixel", .unit = "pixels", .min = 1});
+}
+
+void ModelOptions::describe(configs::Fields& f) {
+  SanaConfig::describe(f);
+  f.field("dtype", dtype,
+          {.help = "of parameters, gradients, optimizer state and loss", .choices = {"float32", "float64"}});
+}
+
+Options read_options(const configs::Recipe& recipe) {
+  Options o{.bridge = recipe.section<BridgeOptions>("task"),
+            .model = recipe.section<ModelOptions>("model"),
+            .data = recipe.section<data::PairedPicturesOptions>("data"),
+            .sampler = recipe.section<processes::BridgeSamplerOptions>("sample"),
+            .micro_batch = recipe.section<TrainOptions>("train").micro_batch,
+            .seed = static_cast<std::uint64_t>(recipe.section<RunOptions>("run").seed)};
+
+  std::string problems;
+  const auto refuse = [&](const std::string& key, const std::string& message) {
+    if (!problems.empty()) problems += "\n";
+    problems += recipe.error_at(key, message).what();
+  };
+  for (const auto& refusal : o.model.refusals()) {
+    refuse("model." + refusal.field, "model." + refusal.message);
+  }
+  const std::int64_t f = o.bridge.codec_factor;
+  if (o.model.in_channels != 3 * f * f) {
+    refuse("model.in_channels",
+           fmt::format("model.in_channels = {} (the pixels codec with task.codec_factor = {} makes "
+                       "3 x {} x {} = {} channels). Set model.in_channels = {}.",
+                       o.model.in_channels, f, f, f, 3 * f * f, 3 * f * f));
+  }
+  if (o.model.output_channels() != o.model.in_channels) {
+    refuse("model.out_channels",
+           fmt::format("model.out_channels = {} (a bridge predicts a velocity of the latents' own {} "
+                       "channels). Set it to \"none\" or {}.",
+                       o.model.output_channels(), o.model.in_channels, o.model.in_channels));
+  }
+  if (o.data.resolution != f * o.model.sample_size) {
+    refuse("model.sample_size",
+           fmt::format("model.sample_size = {} (pictures of data.resolution = {} pixels become latents "
+                       "of {} / {} pixels a side). Make data.resolution = task.codec_factor x "
+                       "model.sample_size.",
+                       o.model.sample_size, o.data.resolution, o.data.resolution, f));
+  }
+  if (!problems.empty()) throw Error(ExitCode::usage, problems);
+  return o;
+}
+
+}  // namespace trestle::trainers::sana_bridge

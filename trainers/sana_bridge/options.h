@@ -1,0 +1,40 @@
+// The recipe sections of the task sana_bridge. LOCAL, plain values.
+#pragma once
+#include <ATen/core/TensorBody.h>
+
+#include <string>
+
+#include "configs/describe.h"
+#include "configs/recipe.h"
+#include "data/paired_pictures.h"
+#include "models/sana/config.h"
+#include "processes/brownian_bridge.h"
+
+namespace trestle::trainers::sana_bridge {
+
+struct BridgeOptions {  // [task]
+  double noise_scale = 0.5;
+  std::string codec = "pixels";
+  std::int64_t codec_factor = 4;
+  void describe(configs::Fields& fields);
+};
+
+struct ModelOptions : models::sana::SanaConfig {  // [model]
+  std::string dtype = "float32";
+  void describe(configs::Fields& fields);
+  at::ScalarType scalar_type() const { return dtype == "float64" ? at::kDouble : at::kFloat; }
+};
+
+struct Options {
+  BridgeOptions bridge;
+  ModelOptions model;
+  data::PairedPicturesOptions data;
+  processes::BridgeSamplerOptions sampler;
+  std::int64_t micro_batch = 1;
+  std::uint64_t seed = 0;
+};
+
+/// Reads the sections and refuses what does not fit together, with the place in the recipe.
+Options read_options(const configs::Recipe& recipe);
+
+}  // namespace trestle::trainers::sana_bridge

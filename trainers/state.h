@@ -1,0 +1,32 @@
+// The state that decides a run's future, gathered by visiting its parts: parameters, optimizer, EMA,
+// the task's own, and the counters. One visitor saves and loads.
+// LOCAL. THREADS: one.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "checkpoint/state_tree.h"
+#include "trainers/optim/adamw.h"
+#include "trainers/optim/ema.h"
+#include "trainers/task.h"
+
+namespace trestle::trainers {
+
+/// Where a run stands.
+struct RunCounters {
+  std::int64_t step = 0;      ///< steps done
+  std::int64_t position = 0;  ///< samples done: the next sample's position
+  double wall_s = 0;          ///< time spent training, first step to last, saves included
+};
+
+struct TrainingState {
+  std::vector<NamedParameter> parameters;
+  AdamW& optimizer;
+  Ema& ema;
+  Task& task;
+  RunCounters& counters;
+
+  checkpoint::Visitor visitor();
+};
+
+}  // namespace trestle::trainers

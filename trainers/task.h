@@ -1,0 +1,107 @@
+// What a trainer is made of: a Task says what is trained, on what, and with which loss. It knows
+// nothing of ranks, optimizers, checkpoints or the command line; the Trainer drives it.
+//
+// A new trainer is one folder in trainers/ with a task.cpp that defines
+//   namespace trestle::trainers::<folder> { const TaskKind& task_kind(); }
+// The build writes the registry from the folders that exist.
+//
+// LOCAL, all of it. THREADS: a Task is used by one thread. STREAM: the current one.
+#pragma once
+#include <ATen/core/TensorBody.h>
+
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/torch/draws.h"
+#include "checkpoint/state_tree.h"
+#include "configs/recipe.h"
+#include "configs/schema.h"
+#include "data/dataset.h"
+#include "formats/picture.h"
+#include "models/nn/parameters.h"
+#include "trainers/job.h"
+
+namespace trestle::trainers {
+
+using models::nn::NamedParameter;
+
+/// Parameters that live one life: one learning rate, EMA or not.
+struct ParameterGroup {
+  std::string name;
+  std::vector<NamedParameter> parameters;  ///< export name and leaf, in forward order
+  bool ema = true;
+};
+
+/// A loss and the groups it trains.
+struct Objective {
+  std::string name;
+  std::vector<std::string> groups;
+};
+
+/// One part of the loss. The trainer divides by the number of samples of its kind in the GLOBAL
+/// batch, so a term's weight in the gradient does not depend on how the batch was split.
+struct LossTerm {
+  std::string name;
+  at::Tensor per_sample;  ///< [B], differentiable
+  std::string kind = "all";
+};
+
+struct LossReport {
+  std::vector<LossTerm> terms;
+};
+
+struct StepContext {
+  Step step;
+  const Draws& draws;  ///< of the run; keyed by the batch's positions
+};
+
+enum class Split { train, heldout };
+
+/// Which held-out samples to show.
+struct SampleRequest {
+  std::vector<data::SampleId> ids;
+};
+
+class Task {
+ public:
+  virtual ~Task() = default;
+
+  virtual std::vector<ParameterGroup> groups() = 0;
+  /// Default: one objective over all groups.
+  virtual std::vector<Objective> objectives();
+  /// Opens a data set; throws Error(data).
+  virtual const data::Dataset& dataset(Split split) = 0;
+  virtual LossReport loss(const Objective& objective, const data::Batch& batch,
+                          const StepContext& context) = 0;
+  /// Buffers and statistics that decide the future, besides parameters; one visitor saves and loads.
+  virtual void state(checkpoint::Scope&) {}
+  /// One picture a request id (for a paired task: source | model | target, side by side). The
+  /// parameters are those to be shown, the EMA's if the run keeps one.
+  virtual std::vector<formats::Picture> sample(const SampleRequest& request, const Draws& draws) = 0;
+  /// Rank-parallel work after training, such as the held-out evaluation.
+  virtual std::vector<std::unique_ptr<Job>> jobs() { return {}; }
+};
+
+/// On the meta device a model has names and shapes and no memory: enough to validate.
+enum class Materialise { meta, weights };
+
+struct TaskKind {
+  std::string_view name;
+  std::string_view summary;
+  /// Adds the task's sections ([task], [model], [data] ...) to the schema.
+  void (*describe)(configs::Schema& schema);
+  std::unique_ptr<Task> (*make)(const configs::Recipe& recipe, Materialise materialise);
+};
+
+/// All kinds that this program was built with, in order of their folders' names.
+std::span<const TaskKind* const> task_kinds();
+
+/// The kind that recipe's run.task names; unknown: Error(usage) with the nearest name.
+const TaskKind& task_kind_of(const configs::Recipe& recipe);
+
+}  // namespace trestle::trainers

@@ -1,0 +1,76 @@
+// The one training loop. It drives a Task: data in, steps, metrics, pictures, checkpoints, and the
+// task's jobs at the end.
+//
+//   Trainer trainer(recipe, world, run_directory);
+//   trainer.run();          // resumes from the newest checkpoint in the run directory
+//
+// COLLECTIVE: constructor and run(), on every rank of `world`. THREADS: one.
+// ERRORS are thrown on every rank with the documented code.
+#pragma once
+#include <memory>
+
+#include "configs/recipe.h"
+#include "data/loader.h"
+#include "dist/collectives.h"
+#include "trainers/metrics/run_directory.h"
+#include "trainers/options.h"
+#include "trainers/optim/schedule.h"
+#include "trainers/plain_step.h"
+#include "trainers/state.h"
+
+namespace trestle::trainers {
+
+/// A task with its parameters, optimizer and averages: what checkpoints hold. Also used without a
+/// loop, to make pictures from a checkpoint.
+struct Assembly {
+  Assembly(const configs::Recipe& recipe, Materialise materialise);
+  TrainingState state();
+
+  std::unique_ptr<Task> task;
+  Objective objective;
+  std::vector<NamedParameter> parameters;
+  AdamW optimizer;
+  Ema ema;
+  RunCounters counters;
+};
+
+class Trainer {
+ public:
+  Trainer(const configs::Recipe& recipe, const dist::Communicator& world, RunDirectory directory);
+
+  void run();
+
+ private:
+  void resume();
+  void train();
+  void save();
+  void make_grid();
+  void finish();
+
+  configs::Recipe recipe_;
+  configs::Schema schema_;
+  std::string resolved_;
+  const dist::Communicator& world_;
+  RunDirectory directory_;
+  RunOptions run_;
+  TrainOptions train_;
+  AdamWOptions optim_;
+  ScheduleOptions schedule_;
+  DistOptions dist_;
+  CheckpointOptions checkpoint_;
+  SampleOptions sample_;
+  LogOptions log_;
+  Draws draws_;
+  Assembly assembly_;
+  std::unique_ptr<dist::Collectives> collectives_;
+  std::int64_t saved_step_ = -1;
+};
+
+/// LOCAL. Everything that can be wrong with a recipe and is seen without data or weights: unknown
+/// and ill-typed keys, values that do not fit together for this number of ranks. Throws Error(usage).
+void check_recipe(const configs::Recipe& recipe, int world);
+
+/// LOCAL. "runs/<run.name, or the recipe's file name>".
+std::filesystem::path default_run_directory(const configs::Recipe& recipe);
+
+}  // namespace trestle::trainers
