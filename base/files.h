@@ -1,4 +1,5 @@
-// Files that are either whole or not there: exact reads at offsets, and writes that survive a crash.
+// Files that are either whole or not there: exact reads at offsets, and writes that survive a
+// crash.
 //
 // LOCAL. THREADS: free functions from any thread; one FileReader may serve several threads (pread
 // moves no file position). The caller says which exit code a failure has, because a recipe, a
@@ -8,14 +9,14 @@
 //   shard.read_exact(offset_bytes, buffer);
 //   write_file_atomic(folder / "latest", "step-00000100\n", ExitCode::checkpoint);
 #pragma once
+#include "base/error.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <span>
 #include <string>
 #include <string_view>
-
-#include "base/error.h"
 
 namespace trestle {
 

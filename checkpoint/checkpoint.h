@@ -13,14 +13,14 @@
 // COLLECTIVE or LOCAL is said at each function. THREADS: one call at a time in a process.
 // ERRORS: ExitCode::checkpoint, naming the file and the tensor.
 #pragma once
+#include "checkpoint/manifest.h"
+#include "checkpoint/state_tree.h"
+#include "dist/communicator.h"
+
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
-
-#include "checkpoint/manifest.h"
-#include "checkpoint/state_tree.h"
-#include "dist/communicator.h"
 
 namespace trestle::checkpoint {
 

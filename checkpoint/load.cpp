@@ -1,15 +1,15 @@
+#include "base/error.h"
+#include "base/log.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/shard_reader.h"
+#include "checkpoint/tensor_bytes.h"
+
 #include <ATen/ATen.h>
 
 #include <algorithm>
 #include <charconv>
 #include <set>
 #include <utility>
-
-#include "base/error.h"
-#include "base/log.h"
-#include "checkpoint/checkpoint.h"
-#include "checkpoint/shard_reader.h"
-#include "checkpoint/tensor_bytes.h"
 
 namespace trestle::checkpoint {
 namespace {
@@ -53,7 +53,8 @@ std::vector<std::string> tensor_differences(const StateTree& tree, const Manifes
       continue;
     }
     const TensorRecord& stored = found->second;
-    if (stored.shape != entry.shape || element_type_of(entry.tensor.scalar_type()) != stored.dtype) {
+    if (stored.shape != entry.shape ||
+        element_type_of(entry.tensor.scalar_type()) != stored.dtype) {
       const auto dtype = element_type_of(entry.tensor.scalar_type());
       differences.push_back(fmt::format(
           "tensor {} is {} and should be {}", entry.name,
@@ -63,7 +64,8 @@ std::vector<std::string> tensor_differences(const StateTree& tree, const Manifes
   }
   if (unnamed == Unnamed::ignore) return differences;
   for (const auto& [name, stored] : manifest.tensors)
-    if (!asked.contains(name)) differences.push_back(fmt::format("tensor {} is not expected", name));
+    if (!asked.contains(name))
+      differences.push_back(fmt::format("tensor {} is not expected", name));
   for (const auto& [name, value] : manifest.values)
     if (!tree.values.contains(name))
       differences.push_back(fmt::format("value {} is not expected", name));
@@ -84,10 +86,9 @@ void read_entry(const StateEntry& entry, const TensorRecord& stored, ShardReader
     const std::uint64_t begin = std::max(piece.begin, entry.begin);
     const std::uint64_t end = std::min(piece.end, entry.end);
     if (begin >= end) continue;
-    reader.read(
-        piece.file, piece.offset + (begin - piece.begin) * element_bytes,
-        bytes.subspan((begin - entry.begin) * element_bytes, (end - begin) * element_bytes),
-        entry.name);
+    reader.read(piece.file, piece.offset + (begin - piece.begin) * element_bytes,
+                bytes.subspan((begin - entry.begin) * element_bytes, (end - begin) * element_bytes),
+                entry.name);
   }
   if (!in_place) entry.tensor.copy_(host);
 }

@@ -1,15 +1,16 @@
 #include "checkpoint/manifest.h"
 
+#include "base/digest.h"
+#include "base/error.h"
+#include "base/files.h"
+
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <utility>
-
-#include "base/digest.h"
-#include "base/error.h"
-#include "base/files.h"
 
 namespace trestle::checkpoint {
 namespace {
@@ -98,8 +99,8 @@ Value value_from_json(const json& stored, const std::string& name) {
   if (object(stored, name).size() != 1) malformed("value {} has not exactly one type", shown(name));
   if (stored.contains("int64")) {
     const json& number = stored["int64"];
-    if (!number.is_number_integer() || (number.is_number_unsigned() &&
-                                        number.get<std::uint64_t>() > kMaxInt64))
+    if (!number.is_number_integer() ||
+        (number.is_number_unsigned() && number.get<std::uint64_t>() > kMaxInt64))
       malformed("value {} is not an int64", shown(name));
     return number.get<std::int64_t>();
   }
@@ -324,10 +325,12 @@ Manifest merge(std::vector<Manifest> of_ranks) {
     const std::size_t first_file = whole.files.size();
     std::ranges::move(of_ranks[rank].files, std::back_inserter(whole.files));
     for (auto& [name, tensor] : of_ranks[rank].tensors) {
-      TensorRecord& into = whole.tensors.try_emplace(name, tensor.shape, tensor.dtype).first->second;
+      TensorRecord& into =
+          whole.tensors.try_emplace(name, tensor.shape, tensor.dtype).first->second;
       if (into.shape != tensor.shape || into.dtype != tensor.dtype)
         fail(ExitCode::checkpoint,
-             "tensor {} has another shape or dtype on rank {} than on lower ranks. Please report it.",
+             "tensor {} has another shape or dtype on rank {} than on lower ranks. Please report "
+             "it.",
              name, rank);
       for (PieceRecord& piece : tensor.pieces) {
         piece.file += first_file;

@@ -4,7 +4,7 @@
 //   {"format": "trestle-checkpoint", "format_version": 1, "step": 100, "world": 2,
 //    "recipe": {"hash": "...", "toml": "..."},
 //    "versions": {"hdf5": "1.10.8", "torch": "2.11.0", "trestle": "0.1.0"},
-//    "values": {"trainer/step": {"int64": 100}, "loss": {"float64": "0.25"}, "name": {"text": "a"}},
+//    "values": {"trainer/step": {"int64": 100}, "loss": {"float64": "0.25"}, "x": {"text": "a"}},
 //    "files": [{"name": "shard-00000-of-00002.h5", "bytes": 5000, "block_bytes": 4194304,
 //               "xxh3_64": ["16 hexadecimal digits of every block of the whole file", ...]}, ...],
 //    "tensors": {"model/x.weight": {"shape": [4, 2], "dtype": "float32", "pieces": [
@@ -21,6 +21,8 @@
 // checked against itself here and against the files by who reads them.
 // ERRORS: ExitCode::checkpoint, naming the manifest and the file or tensor.
 #pragma once
+#include "formats/element_type.h"
+
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -28,8 +30,6 @@
 #include <string_view>
 #include <variant>
 #include <vector>
-
-#include "formats/element_type.h"
 
 namespace trestle::checkpoint {
 
@@ -76,14 +76,15 @@ struct Manifest {
 /// The text of manifest.json.
 std::string to_text(const Manifest& manifest);
 
-/// Reads that text back. `origin` names it in errors. Each piece is checked on its own: a tensor may
-/// still lack elements (what one rank wrote is such a manifest too).
+/// Reads that text back. `origin` names it in errors. Each piece is checked on its own: a tensor
+/// may still lack elements (what one rank wrote is such a manifest too).
 Manifest parse_manifest(std::string_view text, const std::string& origin);
 
 /// Demands that the pieces of every tensor cover it exactly once, and sorts them.
 void require_whole(Manifest& manifest, const std::string& origin);
 
-/// One manifest from those of the ranks, in rank order: files and pieces of all, the rest of rank 0.
+/// One manifest from those of the ranks, in rank order: files and pieces of all, the rest of rank
+/// 0.
 Manifest merge(std::vector<Manifest> of_ranks);
 
 /// Reads, parses and checks the manifest of a checkpoint's folder.

@@ -1,12 +1,3 @@
-#include <ATen/ATen.h>
-#include <fcntl.h>
-#include <torch/version.h>
-
-#include <algorithm>
-#include <cstdio>
-#include <random>
-#include <utility>
-
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/files.h"
@@ -15,6 +6,15 @@
 #include "checkpoint/plan.h"
 #include "checkpoint/tensor_bytes.h"
 #include "formats/hdf5.h"
+
+#include <ATen/ATen.h>
+#include <torch/version.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fcntl.h>
+#include <random>
+#include <utility>
 
 namespace trestle::checkpoint {
 namespace {
@@ -114,9 +114,8 @@ void seal(const fs::path& temporary, const fs::path& checkpoint,
   manifest.step = request.step;
   manifest.recipe_toml = request.recipe_toml;
   manifest.recipe_hash = request.recipe_hash;
-  manifest.versions = {{"trestle", TRESTLE_VERSION},
-                       {"torch", TORCH_VERSION},
-                       {"hdf5", formats::hdf5_version()}};
+  manifest.versions = {
+      {"trestle", TRESTLE_VERSION}, {"torch", TORCH_VERSION}, {"hdf5", formats::hdf5_version()}};
   manifest.values = tree.values;
   require_whole(manifest, checkpoint.string());
 
@@ -157,11 +156,10 @@ Manifest write_shard(const fs::path& folder, const StateTree& tree, int rank, in
     const bool empty = record.elements() == 0;  // has no bytes, but somebody has to list it
     if (empty ? rank != 0 : begin == end) continue;
     const bool whole = end - begin == record.elements();
-    datasets.push_back(whole
-                           ? formats::H5Dataset{entry.name, record.dtype, record.shape}
-                           : formats::H5Dataset{fmt::format("{}[{}:{}]", entry.name, begin, end),
-                                                record.dtype,
-                                                {static_cast<std::int64_t>(end - begin)}});
+    datasets.push_back(whole ? formats::H5Dataset{entry.name, record.dtype, record.shape}
+                             : formats::H5Dataset{fmt::format("{}[{}:{}]", entry.name, begin, end),
+                                                  record.dtype,
+                                                  {static_cast<std::int64_t>(end - begin)}});
     entry_of_dataset.push_back(i);
   }
 
@@ -175,12 +173,13 @@ Manifest write_shard(const fs::path& folder, const StateTree& tree, int rank, in
     const ElementRange& range = ranges[entry_of_dataset[i]];
     const at::Tensor host = host_elements(entry, range);
     file.write_exact(layout.offsets[i], bytes_of(host));
-    manifest.tensors.at(entry.name).pieces.push_back({.file = 0,
-                                                      .dataset = datasets[i].name,
-                                                      .offset = layout.offsets[i],
-                                                      .bytes = host.nbytes(),
-                                                      .begin = range.begin,
-                                                      .end = range.end});
+    manifest.tensors.at(entry.name)
+        .pieces.push_back({.file = 0,
+                           .dataset = datasets[i].name,
+                           .offset = layout.offsets[i],
+                           .bytes = host.nbytes(),
+                           .begin = range.begin,
+                           .end = range.end});
   }
   file.sync();
   manifest.files.push_back(digest_file(path));

@@ -1,12 +1,12 @@
 #include "checkpoint/shard_reader.h"
 
+#include "base/digest.h"
+#include "base/error.h"
+
 #include <algorithm>
 #include <cstring>
 #include <functional>
 #include <utility>
-
-#include "base/digest.h"
-#include "base/error.h"
 
 namespace trestle::checkpoint {
 namespace {
@@ -87,10 +87,11 @@ void ShardReader::read_block(std::size_t block, std::span<std::byte> into,
   open_->read_exact(record.block_begin(block), into);
   bytes_read_ += into.size();
   if (digest_64(into) != record.block_digests[block])
-    fail(ExitCode::checkpoint,
-         "{} is damaged in bytes [{}, {}), where tensor {} lies (the block does not have the digest "
-         "in its manifest). Use another checkpoint.",
-         open_->path().string(), record.block_begin(block), record.block_end(block), tensor);
+    fail(
+        ExitCode::checkpoint,
+        "{} is damaged in bytes [{}, {}), where tensor {} lies (the block does not have the digest "
+        "in its manifest). Use another checkpoint.",
+        open_->path().string(), record.block_begin(block), record.block_end(block), tensor);
 }
 
 std::vector<Damage> verify(const std::filesystem::path& checkpoint) {

@@ -4,6 +4,9 @@
 // LOCAL, no torch. THREADS: one reader a thread. Reading in the order of the files costs least: one
 // file is open at a time, and the last block is kept, so that small neighbours share one read.
 #pragma once
+#include "base/files.h"
+#include "checkpoint/manifest.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -11,9 +14,6 @@
 #include <span>
 #include <string_view>
 #include <vector>
-
-#include "base/files.h"
-#include "checkpoint/manifest.h"
 
 namespace trestle::checkpoint {
 

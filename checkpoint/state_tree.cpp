@@ -1,11 +1,11 @@
 #include "checkpoint/state_tree.h"
 
+#include "base/error.h"
+
 #include <ATen/ATen.h>
 
 #include <algorithm>
 #include <utility>
-
-#include "base/error.h"
 
 namespace trestle::checkpoint {
 namespace {
@@ -78,8 +78,7 @@ std::string Scope::full_name(std::string_view name) const {
   return prefix_.empty() ? std::string(name) : fmt::format("{}/{}", prefix_, name);
 }
 
-Visit::Visit(const Visitor& visitor, const std::map<std::string, Value>* stored)
-    : stored_(stored) {
+Visit::Visit(const Visitor& visitor, const std::map<std::string, Value>* stored) : stored_(stored) {
   Scope root(*this, "");
   visitor(root);
 }

@@ -1,5 +1,6 @@
-// What is saved: logical tensors (name, shape, the elements held here) and single numbers and texts.
-// Parts of the training state describe themselves to a Scope, in one function for both directions:
+// What is saved: logical tensors (name, shape, the elements held here) and single numbers and
+// texts. Parts of the training state describe themselves to a Scope, in one function for both
+// directions:
 //
 //   void Adam::state(checkpoint::Scope& scope) {
 //     scope.number("step", step_);
@@ -12,6 +13,8 @@
 // LOCAL. THREADS: a Scope lives on one thread, inside the visit. Nothing is copied: a tree shares
 // the tensors' memory, so they must not change before what was asked of the tree is done.
 #pragma once
+#include "checkpoint/manifest.h"
+
 #include <ATen/core/TensorBody.h>
 
 #include <cstdint>
@@ -20,8 +23,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "checkpoint/manifest.h"
 
 namespace trestle::checkpoint {
 
@@ -40,7 +41,8 @@ struct StateTree {
 };
 
 /// Names are printable ASCII without spaces, in non-empty parts between '/'; a full name is used
-/// once (by pieces: in ascending order). Numbers and texts are equal on all ranks: rank 0's are saved.
+/// once (by pieces: in ascending order). Numbers and texts are equal on all ranks: rank 0's are
+/// saved.
 class Scope {
  public:
   /// While loading, numbers and texts have the stored value when the call returns; tensors are

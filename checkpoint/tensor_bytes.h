@@ -1,12 +1,12 @@
 // Between torch's tensors and the bytes and element types of files. LOCAL. THREADS: any.
 #pragma once
+#include "formats/element_type.h"
+
 #include <ATen/core/TensorBody.h>
 
 #include <cstddef>
 #include <optional>
 #include <span>
-
-#include "formats/element_type.h"
 
 namespace trestle::checkpoint {
 

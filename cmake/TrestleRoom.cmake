@@ -20,5 +20,8 @@ endfunction()
 # Links a whole test or program target like a torch room (same precompiled header).
 function(trestle_use_torch target)
   target_link_libraries(${target} PRIVATE trestle_torch)
+  # Programs would get -fPIE, and the header was compiled with -fPIC.
+  set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+  target_compile_options(${target} PRIVATE -fPIC)
   target_precompile_headers(${target} REUSE_FROM trestle_base_torch)
 endfunction()

@@ -8,8 +8,21 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
+#include <vector>
 
 namespace trestle::dist {
+namespace {
+
+/// Keeps an operation and its buffers until the process ends: a peer may still write to them.
+void abandon(std::unique_ptr<Work::State> state) {
+  static std::mutex mutex;
+  static auto* const abandoned = new std::vector<std::unique_ptr<Work::State>>;
+  const std::lock_guard lock(mutex);
+  abandoned->push_back(std::move(state));
+}
+
+}  // namespace
 
 Work::Work() = default;
 Work::Work(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -24,7 +37,7 @@ Work& Work::operator=(Work&& other) noexcept {
 Work::~Work() {
   if (!state_) return;
   if (std::uncaught_exceptions() > 0) {
-    static_cast<void>(state_.release());
+    abandon(std::move(state_));
     return;
   }
   try {

@@ -1,16 +1,16 @@
 #include "formats/hdf5.h"
 
+#include "base/error.h"
+#include "base/files.h"
+
 #include <hdf5.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <sys/mman.h>
 #include <system_error>
 #include <type_traits>
-
-#include "base/error.h"
-#include "base/files.h"
+#include <unistd.h>
 
 namespace trestle::formats {
 namespace {
@@ -29,8 +29,10 @@ std::string innermost_reason() {
 }
 
 [[noreturn]] void fail_at(std::string_view what) {
-  fail(ExitCode::checkpoint, "The layout of an HDF5 file could not be made ({} failed: {}). "
-       "Check the names of the training state.", what, innermost_reason());
+  fail(ExitCode::checkpoint,
+       "The layout of an HDF5 file could not be made ({} failed: {}). "
+       "Check the names of the training state.",
+       what, innermost_reason());
 }
 
 /// An unnamed file in memory, which other code can open by its path.
@@ -54,8 +56,8 @@ class MemoryFile {
 /// the file system.
 H5Handle file_access_properties() {
   H5Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
-  const bool ok = H5Pset_fapl_stdio(access.id()) >= 0 &&
-                  H5Pset_file_locking(access.id(), false, true) >= 0;
+  const bool ok =
+      H5Pset_fapl_stdio(access.id()) >= 0 && H5Pset_file_locking(access.id(), false, true) >= 0;
   TRESTLE_ASSERT(ok, "HDF5 refused the file properties: {}", innermost_reason());
   return access;
 }
@@ -80,9 +82,10 @@ H5Handle dataset_properties() {
 hid_t float_type(std::size_t exponent_bits, std::size_t mantissa_bits) {
   const hid_t type = H5Tcopy(H5T_IEEE_F32LE);
   const std::size_t sign_at = exponent_bits + mantissa_bits;
-  const bool ok = H5Tset_fields(type, sign_at, mantissa_bits, exponent_bits, 0, mantissa_bits) >= 0 &&
-                  H5Tset_size(type, (1 + sign_at) / 8) >= 0 &&
-                  H5Tset_ebias(type, (std::size_t{1} << (exponent_bits - 1)) - 1) >= 0;
+  const bool ok =
+      H5Tset_fields(type, sign_at, mantissa_bits, exponent_bits, 0, mantissa_bits) >= 0 &&
+      H5Tset_size(type, (1 + sign_at) / 8) >= 0 &&
+      H5Tset_ebias(type, (std::size_t{1} << (exponent_bits - 1)) - 1) >= 0;
   TRESTLE_ASSERT(ok, "HDF5 refused a float type of {}+{} bits", exponent_bits, mantissa_bits);
   return type;
 }
@@ -90,7 +93,8 @@ hid_t float_type(std::size_t exponent_bits, std::size_t mantissa_bits) {
 hid_t boolean_type() {
   const hid_t type = H5Tenum_create(H5T_STD_I8LE);
   const signed char no = 0, yes = 1;
-  const bool ok = H5Tenum_insert(type, "FALSE", &no) >= 0 && H5Tenum_insert(type, "TRUE", &yes) >= 0;
+  const bool ok =
+      H5Tenum_insert(type, "FALSE", &no) >= 0 && H5Tenum_insert(type, "TRUE", &yes) >= 0;
   TRESTLE_ASSERT(ok, "HDF5 refused the boolean type");
   return type;
 }
@@ -127,14 +131,22 @@ std::vector<std::uint64_t> create_datasets(const std::string& path,
 
 H5Handle h5_type(ElementType type) {
   switch (type) {
-    case ElementType::float64: return {H5Tcopy(H5T_IEEE_F64LE), H5Tclose};
-    case ElementType::float32: return {H5Tcopy(H5T_IEEE_F32LE), H5Tclose};
-    case ElementType::float16: return {float_type(5, 10), H5Tclose};
-    case ElementType::bfloat16: return {float_type(8, 7), H5Tclose};
-    case ElementType::int64: return {H5Tcopy(H5T_STD_I64LE), H5Tclose};
-    case ElementType::int32: return {H5Tcopy(H5T_STD_I32LE), H5Tclose};
-    case ElementType::uint8: return {H5Tcopy(H5T_STD_U8LE), H5Tclose};
-    case ElementType::boolean: return {boolean_type(), H5Tclose};
+    case ElementType::float64:
+      return {H5Tcopy(H5T_IEEE_F64LE), H5Tclose};
+    case ElementType::float32:
+      return {H5Tcopy(H5T_IEEE_F32LE), H5Tclose};
+    case ElementType::float16:
+      return {float_type(5, 10), H5Tclose};
+    case ElementType::bfloat16:
+      return {float_type(8, 7), H5Tclose};
+    case ElementType::int64:
+      return {H5Tcopy(H5T_STD_I64LE), H5Tclose};
+    case ElementType::int32:
+      return {H5Tcopy(H5T_STD_I32LE), H5Tclose};
+    case ElementType::uint8:
+      return {H5Tcopy(H5T_STD_U8LE), H5Tclose};
+    case ElementType::boolean:
+      return {boolean_type(), H5Tclose};
   }
   assertion_failed("element type", __FILE__, __LINE__, "not in the enumeration");
 }

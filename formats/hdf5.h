@@ -15,14 +15,14 @@
 //   for (const auto& part : layout.parts) file.write_exact(part.offset, part.bytes);
 //   file.write_exact(layout.offsets[0], data_of_first_dataset);
 #pragma once
+#include "formats/element_type.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include "formats/element_type.h"
 
 namespace trestle::formats {
 
@@ -49,8 +49,9 @@ class H5Handle {
   Close close_;
 };
 
-/// The file type of an element. bfloat16 is a custom float of 1 sign, 8 exponent and 7 mantissa bits
-/// (the layout that HDF5 2.0 names H5T_FLOAT_BFLOAT16LE); bool is the enumeration that h5py uses.
+/// The file type of an element. bfloat16 is a custom float of 1 sign, 8 exponent and 7 mantissa
+/// bits (the layout that HDF5 2.0 names H5T_FLOAT_BFLOAT16LE); bool is the enumeration that h5py
+/// uses.
 H5Handle h5_type(ElementType type);
 
 struct H5Dataset {

@@ -52,10 +52,6 @@ std::vector<SanaConfig::Refusal> SanaConfig::refusals() const {
     refuse("guidance_embeds",
            "guidance_embeds = true is not supported (it is Sana-Sprint's distilled guidance, which "
            "has another time embedding). Use a SANA or SANA-1.5 model.");
-  } else if (guidance_embeds_scale != 0.1) {
-    refuse("guidance_embeds_scale",
-           fmt::format("guidance_embeds_scale = {} has no effect (guidance_embeds is false). Remove it.",
-                       guidance_embeds_scale));
   }
   if (qk_norm && *qk_norm != "rms_norm_across_heads") {
     const bool known = *qk_norm == "layer_norm_across_heads" || *qk_norm == "l2";
@@ -81,11 +77,6 @@ std::vector<SanaConfig::Refusal> SanaConfig::refusals() const {
            fmt::format("interpolation_scale needs a width divisible by 4 (2-D sine-cosine positions), "
                        "not {}. Change the heads, or set interpolation_scale = \"none\".",
                        inner_dim()));
-  }
-  if (sample_size % patch_size != 0) {
-    refuse("patch_size", fmt::format("patch_size = {} does not divide sample_size = {} (tokens would "
-                                     "not tile the latents). Change one of them.",
-                                     patch_size, sample_size));
   }
   return found;
 }

@@ -1,19 +1,45 @@
 // Saving and loading on any number of ranks (simulated: threads of this process).
 #include "checkpoint/checkpoint.h"
 
-#include <gtest/gtest.h>
-
-#include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <limits>
-
 #include "base/files.h"
 #include "checkpoint/shard_reader.h"
 #include "dist/simulated.h"
 #include "formats/hdf5.h"
 #include "tests/checkpoint/states.h"
 #include "tests/support/scratch.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cmath>
+#include <limits>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+// Stand in front of the C library, so that a test can make them fail.
+namespace {
+std::atomic<bool> exchange_works = true;
+std::atomic<int> syncs_that_work = 1 << 30;
+}  // namespace
+
+extern "C" int renameat2(int from_folder, const char* from, int to_folder, const char* to,
+                         unsigned flags) noexcept {
+  if (!exchange_works) {
+    errno = EINVAL;
+    return -1;
+  }
+  return static_cast<int>(syscall(SYS_renameat2, from_folder, from, to_folder, to, flags));
+}
+
+extern "C" int fsync(int descriptor) {
+  if (--syncs_that_work < 0) {
+    errno = EIO;
+    return -1;
+  }
+  return static_cast<int>(syscall(SYS_fsync, descriptor));
+}
 
 namespace trestle::checkpoint {
 namespace {
@@ -122,9 +148,9 @@ TEST(Checkpoint, SpecialNumbersSurvive) {
   TestState state(4);
   state.weight[0][0] = std::nan("");
   state.weight[0][1] = -0.0;
-  for (const double loss : {std::numeric_limits<double>::infinity(),
-                            -std::numeric_limits<double>::infinity(), -0.0, 0.1, 1e-310, 1e300,
-                            std::numeric_limits<double>::quiet_NaN()}) {
+  for (const double loss :
+       {std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity(), -0.0,
+        0.1, 1e-310, 1e300, std::numeric_limits<double>::quiet_NaN()}) {
     state.loss = loss;
     state.step = std::numeric_limits<std::int64_t>::min();
     TestState loaded(0);
@@ -165,12 +191,10 @@ TEST(Checkpoint, PiecesOfRanksBecomeOneTensor) {
 TEST(Checkpoint, PiecesThatDoNotCoverTheTensorAreNotSaved) {
   const ScratchFolder folder;
   at::Tensor local = at::zeros({10});
-  const StateTree tree =
-      collect([&](Scope& scope) { scope.piece("optim/m", local, {23}, 3); });
+  const StateTree tree = collect([&](Scope& scope) { scope.piece("optim/m", local, {23}, 3); });
   SaveRequest request;
   request.folder = folder.path();
-  const std::string message =
-      message_of([&] { save(dist::Communicator::self(), tree, request); });
+  const std::string message = message_of([&] { save(dist::Communicator::self(), tree, request); });
   EXPECT_NE(message.find("tensor optim/m"), std::string::npos) << message;
   EXPECT_TRUE(names_in(folder.path()).empty());
 }
@@ -213,24 +237,44 @@ TEST(Checkpoint, AllDifferencesAreListedBeforeAnythingChanges) {
        {"tensor model/blocks.0.weight is float32 [128, 33] and should be float32 [33, 128]",
         "tensor model/half is float16 [7, 5] and should be float32 [7, 5]",
         "tensor model/added is missing", "tensor model/bfloat16 is not expected",
-        "tensor data/mask is not expected", "value trainer/step is an integer and should be a float",
-        "value trainer/epoch is missing", "value trainer/note is not expected",
-        "(14 differences)"})
+        "tensor data/mask is not expected",
+        "value trainer/step is an integer and should be a float", "value trainer/epoch is missing",
+        "value trainer/note is not expected", "(14 differences)"})
     EXPECT_NE(message.find(part), std::string::npos) << part << "\nis not in\n" << message;
   EXPECT_EQ(message.find("data/ids"), std::string::npos);
   EXPECT_TRUE(at::equal(same, at::zeros({1000}, at::kLong)));
 }
 
 TEST(Checkpoint, TheSameStepIsReplaced) {
+  for (const bool exchange : {true, false}) {
+    exchange_works = exchange;
+    const ScratchFolder folder;
+    TestState first(1), second(2), loaded(0);
+    save_as(3, first, folder.path(), 50);
+    const fs::path path = save_as(2, second, folder.path(), 50);
+    load(path, loaded.visitor());
+    EXPECT_TRUE(same_state(second, loaded));
+    EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"latest", "step-00000050"}));
+    EXPECT_EQ(names_in(path), (std::vector<std::string>{"manifest.json", "shard-00000-of-00002.h5",
+                                                        "shard-00001-of-00002.h5"}));
+  }
+  exchange_works = true;
+}
+
+TEST(Checkpoint, ADiskThatFailsToSyncKeepsTheOldCheckpoint) {
   const ScratchFolder folder;
-  TestState first(1), second(2), loaded(0);
-  save_as(3, first, folder.path(), 50);
-  const fs::path path = save_as(2, second, folder.path(), 50);
-  load(path, loaded.visitor());
-  EXPECT_TRUE(same_state(second, loaded));
-  EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"latest", "step-00000050"}));
-  EXPECT_EQ(names_in(path), (std::vector<std::string>{"manifest.json", "shard-00000-of-00002.h5",
-                                                      "shard-00001-of-00002.h5"}));
+  TestState state(1), other(2), loaded(0);
+  save_as(2, state, folder.path(), 1);
+  // Two shards, the manifest and the temporary folder are synced before the rename.
+  for (int working = 0; working < 4; ++working) {
+    syncs_that_work = working;
+    const std::string message = message_of([&] { save_as(2, other, folder.path(), 2); });
+    syncs_that_work = 1 << 30;
+    EXPECT_NE(message.find("Input/output error"), std::string::npos) << message;
+    EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"latest", "step-00000001"}));
+  }
+  load(folder.path() / "step-00000001", loaded.visitor());
+  EXPECT_TRUE(same_state(state, loaded));
 }
 
 TEST(Checkpoint, AFailureOfOneRankIsEveryRanksAndLeavesNothing) {
@@ -313,8 +357,9 @@ TEST(Checkpoint, NewestSkipsWhatIsNotComplete) {
   EXPECT_EQ(newest(folder.path()), std::nullopt);
   EXPECT_EQ(newest(folder.path() / "missing"), std::nullopt);
   TestState state(1);
-  for (const std::int64_t step : {99999999, 100000000, 3, 4, 5, 6}) save_as(1, state, folder.path(), step);
-  fs::create_directory(folder.path() / "step-200000000");                   // no manifest
+  for (const std::int64_t step : {99999999, 100000000, 3, 4, 5, 6})
+    save_as(1, state, folder.path(), step);
+  fs::create_directory(folder.path() / "step-200000000");                         // no manifest
   fs::rename(folder.path() / "step-00000006", folder.path() / "step-300000000");  // another step's
   fs::create_directory(folder.path() / "step-400000000x");
   EXPECT_EQ(newest(folder.path()), folder.path() / "step-100000000");

@@ -1,15 +1,15 @@
 // Whatever happens to the files of a checkpoint is found and named, by verify() and by load().
-#include <gtest/gtest.h>
-#include <sys/stat.h>
-
-#include <fstream>
-#include <random>
-
 #include "base/files.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/shard_reader.h"
 #include "tests/checkpoint/states.h"
 #include "tests/support/scratch.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <random>
+#include <sys/stat.h>
 
 namespace trestle::checkpoint {
 namespace {
@@ -85,7 +85,8 @@ TEST_F(Damaged, TheTensorIsNamedWhenItIsReadAlone) {
   flip(manifest_.files[piece.file].name, piece.offset);
   at::Tensor mask = at::zeros({77}, at::kBool);
   try {
-    load(path_, [&](Scope& scope) { scope.tensor("data/mask", mask); }, Unnamed::ignore);
+    load(
+        path_, [&](Scope& scope) { scope.tensor("data/mask", mask); }, Unnamed::ignore);
     FAIL() << "nothing was thrown";
   } catch (const Error& error) {
     expect_named(error.what(), {"tensor data/mask", manifest_.files[piece.file].name});

@@ -1,12 +1,13 @@
-// Writes a checkpoint of random numbers in every dtype, for judges that are not ours (h5py_test.py):
+// Writes a checkpoint of random numbers in every dtype, for judges that are not ours
+// (h5py_test.py):
 //   example_checkpoint FOLDER RANKS SEED
 // and next to it FOLDER/expected/<tensor name with '/' as '+'>.bin, the raw bytes of each tensor.
-#include <cstdio>
-#include <cstdlib>
-
 #include "base/files.h"
 #include "checkpoint/tensor_bytes.h"
 #include "tests/checkpoint/states.h"
+
+#include <cstdio>
+#include <cstdlib>
 
 int main(int argc, char** argv) try {
   using namespace trestle;

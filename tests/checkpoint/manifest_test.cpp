@@ -1,13 +1,13 @@
 // The manifest's text: what is written reads back, and nothing hostile gets through.
 #include "checkpoint/manifest.h"
 
-#include <gtest/gtest.h>
-
-#include <functional>
-#include <nlohmann/json.hpp>
-
 #include "base/digest.h"
 #include "base/error.h"
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <functional>
 
 namespace trestle::checkpoint {
 namespace {
@@ -23,11 +23,12 @@ Manifest example() {
   manifest.versions = {{"torch", "2.11.0"}};
   manifest.values = {{"step", std::int64_t{100}}, {"loss", 0.1}, {"name", std::string("a/b")}};
   manifest.files = {{"shard-0.h5", 6000, {1}}, {"shard-1.h5", kBlockBytes + 1, {2, 0xABCDEF}}};
-  manifest.tensors["model/w"] = {{4, 5}, formats::ElementType::float32,
-                                 {{0, "model/w[0:8]", 2048, 32, 0, 8},
-                                  {1, "model/w[8:20]", 512, 48, 8, 20}}};
-  manifest.tensors["model/none"] = {{0, 5}, formats::ElementType::int64,
-                                    {{0, "model/none", 0, 0, 0, 0}}};
+  manifest.tensors["model/w"] = {
+      {4, 5},
+      formats::ElementType::float32,
+      {{0, "model/w[0:8]", 2048, 32, 0, 8}, {1, "model/w[8:20]", 512, 48, 8, 20}}};
+  manifest.tensors["model/none"] = {
+      {0, 5}, formats::ElementType::int64, {{0, "model/none", 0, 0, 0, 0}}};
   return manifest;
 }
 
@@ -110,7 +111,8 @@ TEST(Manifest, EditsWithARightDigestAreStillChecked) {
       {"\"tensors\" is not an object", [](json& m) { m["tensors"] = json::array(); }},
       {"\"../a\" is not the name", [](json& m) { m["files"][0]["name"] = "../a"; }},
       {"\"/etc/passwd\" is not the name", [](json& m) { m["files"][0]["name"] = "/etc/passwd"; }},
-      {"\"a\\u0000b\" is not the name", [](json& m) { m["files"][0]["name"] = std::string("a\0b", 3); }},
+      {"\"a\\u0000b\" is not the name",
+       [](json& m) { m["files"][0]["name"] = std::string("a\0b", 3); }},
       {"\"\" is not the name", [](json& m) { m["files"][0]["name"] = ""; }},
       {"shard-0.h5 is listed twice", [](json& m) { m["files"].push_back(m["files"][0]); }},
       {"block_bytes is not", [](json& m) { m["files"][0]["block_bytes"] = 0; }},
@@ -119,11 +121,24 @@ TEST(Manifest, EditsWithARightDigestAreStillChecked) {
       {"value \"loss\" is not a float64", [](json& m) { m["values"]["loss"]["float64"] = "1x"; }},
       {"not exactly one type", [](json& m) { m["values"]["loss"]["int64"] = 1; }},
       {"value \"step\" is not an int64", [&](json& m) { m["values"]["step"]["int64"] = kHuge; }},
-      {"tensor \"model/w\": dtype \"float8\" is unknown", [](json& m) { m["tensors"]["model/w"]["dtype"] = "float8"; }},
-      {"tensor \"model/w\": the shape is too large", [&](json& m) { shape(m) = {kHuge / 2, 4}; }},
-      {"the shape is too large", [&](json& m) { shape(m) = {kHuge / 2, 2, kHuge / 2, 4}; }},
-      {"the shape is too large", [&](json& m) { shape(m) = {kHuge / 2, kHuge / 2, 0}; }},
-      {"\"shape\" is not a number", [&](json& m) { shape(m) = {-4, -5}; }},
+      {"tensor \"model/w\": dtype \"float8\" is unknown",
+       [](json& m) { m["tensors"]["model/w"]["dtype"] = "float8"; }},
+      {"tensor \"model/w\": the shape is too large",
+       [&](json& m) {
+         shape(m) = {kHuge / 2, 4};
+       }},
+      {"the shape is too large",
+       [&](json& m) {
+         shape(m) = {kHuge / 2, 2, kHuge / 2, 4};
+       }},
+      {"the shape is too large",
+       [&](json& m) {
+         shape(m) = {kHuge / 2, kHuge / 2, 0};
+       }},
+      {"\"shape\" is not a number",
+       [&](json& m) {
+         shape(m) = {-4, -5};
+       }},
       {"lies in \"c.h5\"", [&](json& m) { piece(m)["file"] = "c.h5"; }},
       {"end beyond shard-0.h5", [&](json& m) { piece(m)["offset"] = 5969; }},
       {"end beyond shard-0.h5", [&](json& m) { piece(m)["offset"] = kHuge - 1; }},

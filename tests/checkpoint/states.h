@@ -1,14 +1,14 @@
 // A small training state in every dtype and shape that matters, for the tests of this folder.
 #pragma once
+#include "checkpoint/checkpoint.h"
+#include "dist/simulated.h"
+
 #include <ATen/ATen.h>
 
 #include <cstring>
 #include <filesystem>
 #include <string>
 #include <vector>
-
-#include "checkpoint/checkpoint.h"
-#include "dist/simulated.h"
 
 namespace trestle::checkpoint {
 

@@ -1,6 +1,9 @@
 // New HDF5 files, judged by the HDF5 library (and by h5py in tests/checkpoint/h5py_test.py).
 #include "formats/hdf5.h"
 
+#include "base/files.h"
+#include "tests/support/scratch.h"
+
 #include <gtest/gtest.h>
 #include <hdf5.h>
 
@@ -8,9 +11,6 @@
 #include <cstring>
 #include <limits>
 #include <vector>
-
-#include "base/files.h"
-#include "tests/support/scratch.h"
 
 namespace trestle::formats {
 namespace {
@@ -63,8 +63,9 @@ TEST(Hdf5, OffsetsLeadToTheBytesOfEveryType) {
     const H5Handle dataset = open_dataset(file, datasets[i].name.c_str());
     ASSERT_TRUE(dataset.valid()) << info.name;
     std::vector<std::byte> read(105 * info.bytes);
-    EXPECT_GE(H5Dread(dataset.id(), h5_type(info.type).id(), H5S_ALL, H5S_ALL, H5P_DEFAULT,
-                      read.data()), 0);
+    EXPECT_GE(
+        H5Dread(dataset.id(), h5_type(info.type).id(), H5S_ALL, H5S_ALL, H5P_DEFAULT, read.data()),
+        0);
     EXPECT_EQ(read, data[i]) << info.name;
     EXPECT_EQ(shape_of(dataset), (std::vector<hsize_t>{3, 5, 7}));
     EXPECT_EQ(H5Dget_storage_size(dataset.id()), 105 * info.bytes);
@@ -91,8 +92,8 @@ TEST(Hdf5, SixteenBitFloatsMeanWhatTheySay) {
   std::vector<float> as_float(6);
   const auto read = [&](const char* name) {
     const H5Handle dataset = open_dataset(file, name);
-    EXPECT_GE(H5Dread(dataset.id(), H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT,
-                      as_float.data()), 0);
+    EXPECT_GE(
+        H5Dread(dataset.id(), H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, as_float.data()), 0);
     return as_float;
   };
   std::vector<float> expected(6);
@@ -160,7 +161,8 @@ TEST(Hdf5, EqualDatasetsGiveEqualBytes) {
   ::usleep(1'100'000);  // time stamps of HDF5 have a resolution of one second
   const H5Layout b = lay_out_h5(datasets);
   ASSERT_EQ(a.parts.size(), b.parts.size());
-  for (std::size_t i = 0; i < a.parts.size(); ++i) EXPECT_TRUE(a.parts[i].bytes == b.parts[i].bytes);
+  for (std::size_t i = 0; i < a.parts.size(); ++i)
+    EXPECT_TRUE(a.parts[i].bytes == b.parts[i].bytes);
 }
 
 TEST(Hdf5, ANameUsedTwiceIsAnError) {

@@ -31,6 +31,8 @@ std::string make_file(const std::string& header, const std::string& data) {
   return length_prefix(header.size()) + header + data;
 }
 
+std::string braced(const std::string& entries) { return fmt::format("{{{}}}", entries); }
+
 /// `"a":{...}` as it stands in a header.
 std::string tensor(const std::string& name, const std::string& dtype, const std::string& shape,
                    const std::string& offsets) {
@@ -72,11 +74,12 @@ std::span<const std::byte> as_bytes(std::string_view text) {
 }
 
 TEST_F(Safetensors, EntriesComeInFileOrderWithTheirBytes) {
-  const std::string header = "{" + tensor("z", "F32", "[2]", "[0,8]") + "," +
-                             tensor("a", "BF16", "[3,1]", "[9,15]") + "," +
-                             R"("__metadata__":{"format":"pt","note":"é"},)" +
-                             tensor("flag", "BOOL", "[]", "[8,9]") + "," +
-                             tensor("empty", "I64", "[0,5]", "[15,15]") + "} ";
+  const std::string header =
+      braced(tensor("z", "F32", "[2]", "[0,8]") + "," + tensor("a", "BF16", "[3,1]", "[9,15]") +
+             "," + R"("__metadata__":{"format":"pt","note":"é"},)" +
+             tensor("flag", "BOOL", "[]", "[8,9]") + "," +
+             tensor("empty", "I64", "[0,5]", "[15,15]")) +
+      " ";
   const SafetensorsFile file = open(make_file(header, "01234567+abcdef"));
   std::vector<std::string> names;
   for (const TensorEntry& entry : file.entries()) names.push_back(entry.name);
@@ -129,8 +132,7 @@ TEST_F(Safetensors, EveryDtypeKeepsItsNameAndSize) {
   for (const auto& [name, size] : sizes) {
     const std::string data(3 * size, '.');
     const auto offsets = fmt::format("[0,{}]", data.size());
-    const SafetensorsFile file =
-        open(make_file("{" + tensor("t", name, "[3]", offsets) + "}", data));
+    const SafetensorsFile file = open(make_file(braced(tensor("t", name, "[3]", offsets)), data));
     const Dtype dtype = file.entries().at(0).dtype;
     EXPECT_EQ(dtype_name(dtype), name);
     EXPECT_EQ(dtype_size_bytes(dtype), size);
@@ -167,7 +169,7 @@ TEST_F(Safetensors, HeadersThatAreNotPlainJsonAreRefused) {
   expect_refusal(R"({"a":1e999})", "", "a number is too large");
   expect_refusal(R"({"a":)" + std::string(100'000, '['), "", "nests deeper than 3 levels");
   expect_refusal(
-      "{" + tensor("a", "U8", "[1]", "[0,1]") + "," + tensor("a", "U8", "[1]", "[1,2]") + "}", "..",
+      braced(tensor("a", "U8", "[1]", "[0,1]") + "," + tensor("a", "U8", "[1]", "[1,2]")), "..",
       R"(the key "a" appears twice)");
   expect_refusal(R"({"a":{"dtype":"U8","shape":[1],"shape":[1],"data_offsets":[0,1]}})", ".",
                  R"(the key "shape" appears twice)");
@@ -181,9 +183,7 @@ TEST_F(Safetensors, MetadataHoldsOnlyStrings) {
 
 TEST_F(Safetensors, TensorsThatDoNotAddUpAreNamed) {
   const auto expect = [&](const std::string& entries, const std::string& data,
-                          const std::string& why) {
-    expect_refusal("{" + entries + "}", data, why);
-  };
+                          const std::string& why) { expect_refusal(braced(entries), data, why); };
   const std::string eight = "01234567";
   expect(R"("t":[1])", "", R"(tensor "t": it is not an object of exactly)");
   expect(R"("t":{"dtype":"U8","shape":[1]})", ".", "it is not an object of exactly");
@@ -219,15 +219,15 @@ TEST_F(Safetensors, TensorsThatDoNotAddUpAreNamed) {
 
 TEST_F(Safetensors, HostileNamesAreHarmlessInMessages) {
   const std::string escape = R"(\u001b[2J)";
-  expect_refusal("{" + tensor(escape, "U8", "[1]", "[0,2]") + "}", "..", R"(tensor "\u001b[2J")");
+  expect_refusal(braced(tensor(escape, "U8", "[1]", "[0,2]")), "..", R"(tensor "\u001b[2J")");
   const std::string message =
-      refusal_of(make_file("{" + tensor(std::string(5000, 'n'), "U8", "[1]", "[0,2]") + "}", ".."));
+      refusal_of(make_file(braced(tensor(std::string(5000, 'n'), "U8", "[1]", "[0,2]")), ".."));
   EXPECT_NE(message.find("nnn...\""), std::string::npos);
   EXPECT_LT(message.size(), 600U);
 }
 
 TEST_F(Safetensors, AFileThatShrinksWhileOpenIsAnError) {
-  const std::string bytes = make_file("{" + tensor("t", "U8", "[8]", "[0,8]") + "}", "01234567");
+  const std::string bytes = make_file(braced(tensor("t", "U8", "[8]", "[0,8]")), "01234567");
   const SafetensorsFile file = open(bytes);
   std::filesystem::resize_file(path_, bytes.size() - 1);
   const std::string message = refusal(ExitCode::data, [&] { bytes_of(file, "t"); });
@@ -289,8 +289,8 @@ TEST_F(Safetensors, EveryTruncationIsNoticed) {
 
 TEST_F(Safetensors, DamageEndsInAnErrorOrAWholeFile) {
   const std::string header =
-      "{" + tensor("a", "F32", "[2,1]", "[0,8]") + "," + R"("__metadata__":{"format":"pt"},)" +
-      tensor("b", "BOOL", "[]", "[8,9]") + "," + tensor("c", "I64", "[0]", "[9,9]") + "}";
+      braced(tensor("a", "F32", "[2,1]", "[0,8]") + "," + R"("__metadata__":{"format":"pt"},)" +
+             tensor("b", "BOOL", "[]", "[8,9]") + "," + tensor("c", "I64", "[0]", "[9,9]"));
   MemoryFile memory;
   int whole = 0;
   for (std::uint32_t seed = 0; seed < 5000; ++seed) {

@@ -132,9 +132,6 @@ TEST(Sana, RefusalsNameTheField) {
     EXPECT_NE(text.find(field), std::string::npos) << field << " in " << text;
   }
   config = tiny();
-  config.guidance_embeds_scale = 0.2;
-  EXPECT_NE(refusal(config).find("guidance_embeds_scale"), std::string::npos);
-  config = tiny();
   config.qk_norm = "layer_norm_across_heads";
   EXPECT_NE(refusal(config).find("layer_norm_across_heads"), std::string::npos);
 }

@@ -44,7 +44,9 @@ def other_configs(big: Config) -> dict[str, Config]:
             **{"num_cross_attention_heads": 16, "cross_attention_head_dim": 72},
             **{"cross_attention_dim": 1152},
         },
-        "Sana 4K (positions)": {**big, "num_layers": 20, "sample_size": 128, "interpolation_scale": 2.0},
+        "Sana 4K (positions)": {
+            **{**big, "num_layers": 20, "sample_size": 128, "interpolation_scale": 2.0},
+        },
         "every optional tensor": {
             **{**big, "num_layers": 2, "attention_bias": True},
             **{"norm_elementwise_affine": True, "patch_size": 2, "out_channels": 64},
@@ -57,11 +59,12 @@ def other_configs(big: Config) -> dict[str, Config]:
 
 def report(name: str, want: list[str], got: list[str]) -> bool:
     """Prints one line, and where they differ a diff; returns whether they agree."""
-    print(f"{'ok  ' if want == got else 'FAIL'} {name}: {len(want)} tensors")
-    if want != got:
-        diff = list(difflib.unified_diff(want, got, "diffusers", "trestle", lineterm="", n=1))
-        print("    " + "\n    ".join(diff[:40]))
-    return want == got
+    if want == got:
+        print(f"ok   {name}: {len(want)} tensors")
+        return True
+    diff = list(difflib.unified_diff(want, got, "expected", "found", lineterm="", n=1))
+    print(f"FAIL {name}:", *diff[:40], sep="\n    ")
+    return False
 
 
 def main() -> int:
@@ -69,7 +72,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--trestle-keys", type=Path, required=True, metavar="PROGRAM", help="the built oracle_replay"
+        "--trestle-keys",
+        type=Path,
+        required=True,
+        metavar="PROGRAM",
+        help="the built oracle_replay",
     )
     program = parser.parse_args().trestle_keys
     if not program.is_file():

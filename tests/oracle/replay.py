@@ -82,7 +82,8 @@ def write_case(folder: Path, case: Case) -> None:
     }
     (folder / "case.json").write_text(json.dumps(told, indent=2) + "\n")
     save_file(_contiguous(case.weights), folder / "weights.safetensors")
-    save_file(_contiguous({**case.inputs, "cotangent": case.cotangent}), folder / "inputs.safetensors")
+    inputs = {**case.inputs, "cotangent": case.cotangent}
+    save_file(_contiguous(inputs), folder / "inputs.safetensors")
 
 
 def reference_results(model: torch.nn.Module, case: Case) -> Tensors:
@@ -132,13 +133,15 @@ def judge(folder: Path, expected: Tensors, dtype: str) -> Comparison:
         return compare(expected, replayed, opened.metadata() or {}, dtype)
 
 
-def compare(expected: Tensors, replayed: Tensors, metadata: dict[str, str], dtype: str) -> Comparison:
+def compare(
+    expected: Tensors, replayed: Tensors, metadata: dict[str, str], dtype: str
+) -> Comparison:
     """Judges a replay against the reference's results under the bounds of its dtype."""
     bounds = BOUNDS[dtype]
     result = Comparison()
     result.problems += _fused_calls_problems(metadata, dtype)
     result.problems += [f"{name} is missing" for name in expected if name not in replayed]
-    result.problems += [f"{name} is not in the reference" for name in replayed if name not in expected]
+    result.problems += [f"{name} is too many" for name in replayed if name not in expected]
 
     differences: dict[str, torch.Tensor] = {}
     for name in expected.keys() & replayed.keys():

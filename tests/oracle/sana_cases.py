@@ -218,10 +218,14 @@ def _floats_as(tensors: replay.Tensors, dtype: torch.dtype) -> replay.Tensors:
 def _watch_linear_attention(model: torch.nn.Module) -> list[torch.Tensor]:
     """A list that each forward fills with q, k of every block, as the ReLU receives them."""
     seen: list[torch.Tensor] = []
+
+    def record(_module: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        seen.append(output.detach())
+
     for block in model.transformer_blocks:
         attention = block.attn1
         for last in (attention.norm_q or attention.to_q, attention.norm_k or attention.to_k):
-            last.register_forward_hook(lambda _module, _inputs, output: seen.append(output.detach()))
+            last.register_forward_hook(record)
     return seen
 
 
@@ -234,8 +238,8 @@ def _is_well_posed(seen: list[torch.Tensor], heads: int) -> bool:
     for values in seen:
         if values.abs().min() <= RELU_MARGIN * values.square().mean().sqrt():
             return False
-    for query, key in zip(seen[::2], seen[1::2]):
-        query, key = (x.relu().unflatten(2, (heads, -1)) for x in (query, key))
+    for pair in zip(seen[::2], seen[1::2], strict=True):
+        query, key = (values.relu().unflatten(2, (heads, -1)) for values in pair)
         key_sum = key.sum(dim=1, keepdim=True)
         cosine = (query * key_sum).sum(-1) / (query.norm(dim=-1) * key_sum.norm(dim=-1))
         if ((cosine > 0) & (cosine < DENOMINATOR_MARGIN)).any():

@@ -1,14 +1,13 @@
 // Places that tests write to: a folder that vanishes, and a disk that is small or read-only.
 #pragma once
-#include <sys/mount.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <sys/mount.h>
 #include <system_error>
+#include <unistd.h>
 
 namespace trestle::testing {
 

@@ -54,6 +54,16 @@ Options read_options(const configs::Recipe& recipe) {
                        "model.sample_size.",
                        o.model.sample_size, o.data.resolution, o.data.resolution, f));
   }
+  if (recipe.is_set("model.guidance_embeds_scale") && !o.model.guidance_embeds) {
+    refuse("model.guidance_embeds_scale",
+           "model.guidance_embeds_scale has no effect (model.guidance_embeds is false). Remove it.");
+  }
+  if (o.model.sample_size % o.model.patch_size != 0) {
+    refuse("model.patch_size",
+           fmt::format("model.patch_size = {} does not divide model.sample_size = {} (tokens would not tile "
+                       "the latents). Change one of them.",
+                       o.model.patch_size, o.model.sample_size));
+  }
   if (!problems.empty()) throw Error(ExitCode::usage, problems);
   return o;
 }
