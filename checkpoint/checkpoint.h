@@ -10,7 +10,7 @@
 // Each rank writes one HDF5 file; h5py reads them. A checkpoint is written under a temporary name
 // and renamed when every file is on disk on all ranks, so a crash leaves the old ones and at most
 // a ".tmp-..." folder. Any number of ranks can load what any other number saved.
-// COLLECTIVE or LOCAL is said at each function. THREADS: one call at a time in a process.
+// COLLECTIVE or LOCAL is said at each function. THREADS: any; one save at a time in a folder.
 // ERRORS: ExitCode::checkpoint, naming the file and the tensor.
 #pragma once
 #include "checkpoint/manifest.h"
