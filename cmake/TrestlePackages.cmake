@@ -46,6 +46,9 @@ add_library(trestle_torch INTERFACE)
 target_include_directories(trestle_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
 target_link_libraries(trestle_torch INTERFACE ${TORCH_LIBRARIES})
 target_compile_definitions(trestle_torch INTERFACE FMT_HEADER_ONLY)
+# libtorch.so exports std::filesystem functions of another compiler, and remove_all then jumps to
+# nowhere: the system's libstdc++ has to be asked first.
+target_link_options(trestle_torch INTERFACE "LINKER:--push-state,--no-as-needed,-lstdc++,--pop-state")
 
 add_library(trestle_mpi INTERFACE)
 target_link_libraries(trestle_mpi INTERFACE MPI::MPI_C)

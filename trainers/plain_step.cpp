@@ -105,10 +105,12 @@ StepReport plain_step(StepParts& parts, Step step, const Draws& draws, const Kin
   reduce_gradients(parts);
   world.all_reduce(std::span(&report.loss, 1), dist::ReduceOp::sum);
   report.grad_norm = global_norm(parts.parameters);
-  TRESTLE_REQUIRE_AS(numbers, std::isfinite(report.loss) && std::isfinite(report.grad_norm),
-                     "step {}: loss {} and gradient norm {} (training left the finite numbers). Lower "
-                     "optim.learning_rate, or look at the data of this step.",
-                     step.value, report.loss, report.grad_norm);
+  world.agreed([&] {  // the numbers are the same everywhere, so all ranks leave together
+    TRESTLE_REQUIRE_AS(numbers, std::isfinite(report.loss) && std::isfinite(report.grad_norm),
+                       "step {}: loss {} and gradient norm {} (training left the finite numbers). Lower "
+                       "optim.learning_rate, or look at the data of this step.",
+                       step.value, report.loss, report.grad_norm);
+  });
 
   // torch.nn.utils.clip_grad_norm_ adds the same 1e-6.
   const double scale = parts.max_grad_norm > 0

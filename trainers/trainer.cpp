@@ -91,7 +91,6 @@ void Trainer::run() {
     directory_.create();
     checkpoint::remove_leftovers(directory_.checkpoints());
   });
-  world_.agreed([&] { set_log_file(directory_.log(world_.rank()).string()); });
   resume();
 
   if (assembly_.counters.step >= train_.steps && std::filesystem::exists(directory_.summary())) {
@@ -146,7 +145,7 @@ void Trainer::train() {
 
   std::int64_t numel = 0;
   for (const auto& parameter : assembly_.parameters) numel += parameter.tensor.numel();
-  log_info("{} parameters in {} buckets; {} samples; global batch {} = {} ranks x {} micro steps of "
+  log_info("{} parameters, gradient buckets: {}; {} samples; global batch {} = {} ranks x {} micro steps of "
            "up to {}",
            numel, plan_buckets(assembly_.parameters, dist_.bucket_bytes).size(), dataset.size(),
            train_.global_batch, world_.size(), plan.micro_steps(), train_.micro_batch);
@@ -202,8 +201,8 @@ void Trainer::train() {
     if (due(checkpoint_.every, counters.step) && !last) save();
     if (due(sample_.every, counters.step) && !last) make_grid();
   }
-  counters.wall_s = wall_before + seconds_since(started);
   save();
+  counters.wall_s = wall_before + seconds_since(started);
 }
 
 void Trainer::save() {

@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 
+#include "base/log.h"
 #include "launch/commands/command.h"
 #include "trainers/trainer.h"
 
@@ -24,10 +25,14 @@ void add_train(CLI::App& app, Action& action) {
           return found;
         });
         set_log_level_by_name(loaded.section<trainers::LogOptions>("log").level);
+        const trainers::RunDirectory directory(run_dir->empty() ? trainers::default_run_directory(loaded)
+                                                                : std::filesystem::path(*run_dir));
+        world.agreed([&] {
+          directory.create();
+          set_log_file(directory.log(world.rank()).string());
+        });
         bind_threads(world, loaded.section<trainers::DistOptions>("dist").threads);
-        const std::filesystem::path directory =
-            run_dir->empty() ? trainers::default_run_directory(loaded) : std::filesystem::path(*run_dir);
-        trainers::Trainer(loaded, world, trainers::RunDirectory(directory)).run();
+        trainers::Trainer(loaded, world, directory).run();
         return 0;
       });
     };

@@ -66,17 +66,5 @@ TEST(Draws, DoublesAreTheFloatsWidened) {
   EXPECT_TRUE(at::equal(narrow.to(at::kDouble), wide));
 }
 
-TEST(DrawsGpu, UniformBitsEqualAndNormalsToRounding) {
-  if (!at::hasCUDA() || at::detail::getCUDAHooks().deviceCount() == 0) GTEST_SKIP() << "no GPU";
-  const Draws draws(5);
-  const auto rows = positions({0, 3, 1LL << 35});
-  const auto cuda = kFloat.device(at::kCUDA);
-  EXPECT_TRUE(at::equal(draws.uniform(rows, Purpose("u"), {1001}, cuda).cpu(),
-                        draws.uniform(rows, Purpose("u"), {1001}, kFloat)));
-  const at::Tensor difference = draws.normal(rows, Purpose("n"), {1001}, cuda).cpu() -
-                                draws.normal(rows, Purpose("n"), {1001}, kFloat);
-  EXPECT_LE(difference.abs().max().item<float>(), 1e-6f);
-}
-
 }  // namespace
 }  // namespace trestle

@@ -24,7 +24,7 @@ from diffusers.models.transformers.sana_transformer import SanaTransformer2DMode
 import replay
 from sana_cases import Config, draw_config
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+DATA = Path(__file__).resolve().parent.parent / "models" / "sana"
 RANDOM_CONFIGS = 5
 
 
