@@ -3,6 +3,7 @@
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/files.h"
+#include "formats/hdf5.h"
 
 #include <nlohmann/json.hpp>
 
@@ -183,7 +184,8 @@ TensorRecord tensor_from_json(const json& stored, const std::vector<FileRecord>&
                               const FileIndex& index) {
   TensorRecord tensor;
   const auto dtype = formats::element_type_named(text_at(stored, "dtype"));
-  if (!dtype) malformed("dtype {} is unknown", shown(text_at(stored, "dtype")));
+  if (!dtype || !formats::h5_holds(*dtype))
+    malformed("dtype {} is not one that checkpoints hold", shown(text_at(stored, "dtype")));
   tensor.dtype = *dtype;
   std::uint64_t bytes = formats::element_bytes(tensor.dtype);
   for (const json& extent : list(member(stored, "shape"), "shape")) {

@@ -1,33 +1,38 @@
 #include "checkpoint/tensor_bytes.h"
 
 #include "base/error.h"
+#include "formats/hdf5.h"
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <array>
+#include <utility>
+
 namespace trestle::checkpoint {
+namespace {
+
+using formats::ElementType;
+
+constexpr std::array<std::pair<at::ScalarType, ElementType>, formats::kH5Types.size()> kDtypes = {{
+    {at::kDouble, ElementType::float64},
+    {at::kFloat, ElementType::float32},
+    {at::kHalf, ElementType::float16},
+    {at::kBFloat16, ElementType::bfloat16},
+    {at::kLong, ElementType::int64},
+    {at::kInt, ElementType::int32},
+    {at::kByte, ElementType::uint8},
+    {at::kBool, ElementType::boolean},
+}};
+static_assert(std::ranges::all_of(kDtypes,
+                                  [](auto& row) { return formats::h5_holds(row.second); }));
+
+}  // namespace
 
 std::optional<formats::ElementType> element_type_of(at::ScalarType dtype) {
-  using formats::ElementType;
-  switch (dtype) {
-    case at::kDouble:
-      return ElementType::float64;
-    case at::kFloat:
-      return ElementType::float32;
-    case at::kHalf:
-      return ElementType::float16;
-    case at::kBFloat16:
-      return ElementType::bfloat16;
-    case at::kLong:
-      return ElementType::int64;
-    case at::kInt:
-      return ElementType::int32;
-    case at::kByte:
-      return ElementType::uint8;
-    case at::kBool:
-      return ElementType::boolean;
-    default:
-      return std::nullopt;
-  }
+  for (const auto& [held, type] : kDtypes)
+    if (held == dtype) return type;
+  return std::nullopt;
 }
 
 std::span<std::byte> bytes_of(const at::Tensor& tensor) {

@@ -19,11 +19,11 @@ constexpr const char* kPromptFile = "prompts.safetensors";
 at::Tensor read_prompt(const formats::SafetensorsFile& file, const formats::TensorEntry& entry,
                        std::int64_t text_channels) {
   TRESTLE_REQUIRE_AS(data,
-                     entry.dtype == formats::Dtype::F32 && entry.shape.size() == 2 &&
+                     entry.dtype == formats::ElementType::float32 && entry.shape.size() == 2 &&
                          entry.shape[0] >= 1 && entry.shape[1] == text_channels,
                      "{}: the embedding of \"{}\" has dtype {} and shape [{}] (the model wants float32 "
                      "[rows, {}]: model.caption_channels). Write it anew, or change the model.",
-                     file.path().string(), entry.name, formats::dtype_name(entry.dtype),
+                     file.path().string(), entry.name, formats::element_name(entry.dtype),
                      fmt::join(entry.shape, ", "), text_channels);
   at::Tensor text_lc = at::empty(entry.shape, at::kFloat);
   file.read(entry, {static_cast<std::byte*>(text_lc.mutable_data_ptr()), entry.size_bytes()});

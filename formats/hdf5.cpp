@@ -147,8 +147,11 @@ H5Handle h5_type(ElementType type) {
       return {H5Tcopy(H5T_STD_U8LE), H5Tclose};
     case ElementType::boolean:
       return {boolean_type(), H5Tclose};
+    default:
+      break;
   }
-  assertion_failed("element type", __FILE__, __LINE__, "not in the enumeration");
+  assertion_failed("h5_holds(type)", __FILE__, __LINE__,
+                   fmt::format("{} has no HDF5 type here", element_name(type)));
 }
 
 std::uint64_t H5Dataset::bytes() const {

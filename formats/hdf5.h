@@ -17,6 +17,8 @@
 #pragma once
 #include "formats/element_type.h"
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -49,9 +51,18 @@ class H5Handle {
   Close close_;
 };
 
-/// The file type of an element. bfloat16 is a custom float of 1 sign, 8 exponent and 7 mantissa
-/// bits (the layout that HDF5 2.0 names H5T_FLOAT_BFLOAT16LE); bool is the enumeration that h5py
-/// uses.
+/// The types that these files hold, and with them checkpoints.
+inline constexpr std::array<ElementType, 8> kH5Types = {
+    ElementType::float64, ElementType::float32, ElementType::float16, ElementType::bfloat16,
+    ElementType::int64,   ElementType::int32,   ElementType::uint8,   ElementType::boolean};
+
+constexpr bool h5_holds(ElementType type) {
+  return std::ranges::find(kH5Types, type) != kH5Types.end();
+}
+
+/// The file type of an element, which is one of kH5Types. bfloat16 is a custom float of 1 sign, 8
+/// exponent and 7 mantissa bits (the layout that HDF5 2.0 names H5T_FLOAT_BFLOAT16LE); bool is the
+/// enumeration that h5py uses.
 H5Handle h5_type(ElementType type);
 
 struct H5Dataset {

@@ -6,7 +6,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cerrno>
 #include <cstdio>
@@ -31,40 +30,9 @@ constexpr std::size_t kHeaderDepth = 3;     // header, tensor, shape
 constexpr std::size_t kMaxDimensions = 64;  // torch's and numpy's limit
 constexpr const char* kMetadataKey = "__metadata__";
 
-struct DtypeFacts {
-  std::string_view name;
-  std::size_t size_bytes;
-};
-constexpr std::array<DtypeFacts, 17> kDtypes = {{{"BOOL", 1},
-                                                 {"U8", 1},
-                                                 {"I8", 1},
-                                                 {"F8_E5M2", 1},
-                                                 {"F8_E4M3", 1},
-                                                 {"F8_E8M0", 1},
-                                                 {"I16", 2},
-                                                 {"U16", 2},
-                                                 {"F16", 2},
-                                                 {"BF16", 2},
-                                                 {"I32", 4},
-                                                 {"U32", 4},
-                                                 {"F32", 4},
-                                                 {"C64", 8},
-                                                 {"F64", 8},
-                                                 {"I64", 8},
-                                                 {"U64", 8}}};
-static_assert(kDtypes.size() == static_cast<std::size_t>(Dtype::U64) + 1);
-
-const DtypeFacts& facts(Dtype dtype) { return kDtypes[static_cast<std::size_t>(dtype)]; }
-
-std::optional<Dtype> dtype_of(std::string_view name) {
-  const auto* found = std::ranges::find(kDtypes, name, &DtypeFacts::name);
-  if (found == kDtypes.end()) return std::nullopt;
-  return static_cast<Dtype>(found - kDtypes.begin());
-}
-
 /// Bytes of a tensor, or nothing where they cannot be counted in 64 bits.
-std::optional<std::uint64_t> tensor_bytes(Dtype dtype, std::span<const std::int64_t> shape) {
-  std::uint64_t bytes = dtype_size_bytes(dtype);
+std::optional<std::uint64_t> tensor_bytes(ElementType dtype, std::span<const std::int64_t> shape) {
+  std::uint64_t bytes = element_bytes(dtype);
   for (const std::int64_t size : shape) {
     if (size < 0 || __builtin_mul_overflow(bytes, static_cast<std::uint64_t>(size), &bytes)) {
       return std::nullopt;
@@ -130,17 +98,18 @@ class HeaderReader {
     if (!bytes) refuse_tensor(name, "its shape [{}] overflows", fmt::join(entry.shape, ", "));
     if (*bytes != end - begin) {
       refuse_tensor(name, "{} [{}] takes {} bytes, but its data_offsets span {}",
-                    dtype_name(entry.dtype), fmt::join(entry.shape, ", "), *bytes, end - begin);
+                    safetensors_name(entry.dtype), fmt::join(entry.shape, ", "), *bytes,
+                    end - begin);
     }
     entry.begin_bytes = data_begin_ + begin;
     entry.end_bytes = data_begin_ + end;
     return entry;
   }
 
-  static Dtype read_dtype(std::string_view name, const json& value) {
+  static ElementType read_dtype(std::string_view name, const json& value) {
     if (!value.is_string()) refuse_tensor(name, "its dtype is not a string");
     const auto& text = value.get_ref<const std::string&>();
-    const auto dtype = dtype_of(text);
+    const auto dtype = element_type_of_safetensors(text);
     if (!dtype) refuse_tensor(name, "its dtype {} is not known here", shown(text));
     return *dtype;
   }
@@ -224,7 +193,7 @@ std::string make_header(const std::vector<const TensorToWrite*>& tensors,
   for (const TensorToWrite* tensor : tensors) {
     const std::uint64_t end = begin + tensor->bytes.size();
     header.push_back({tensor->name,
-                      {{"dtype", dtype_name(tensor->dtype)},
+                      {{"dtype", safetensors_name(tensor->dtype)},
                        {"shape", tensor->shape},
                        {"data_offsets", {begin, end}}}});
     begin = end;
@@ -246,9 +215,6 @@ void write(std::ofstream& file, std::span<const std::byte> bytes) {
 }
 
 }  // namespace
-
-std::string_view dtype_name(Dtype dtype) { return facts(dtype).name; }
-std::size_t dtype_size_bytes(Dtype dtype) { return facts(dtype).size_bytes; }
 
 SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
   SafetensorsFile result{FileReader(path, ExitCode::data)};
@@ -287,8 +253,9 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Tensor
   std::set<std::string_view> names;
   for (const TensorToWrite& tensor : tensors) {
     TRESTLE_ASSERT(tensor_bytes(tensor.dtype, tensor.shape) == tensor.bytes.size(),
-                   "tensor {}: {} [{}] with {} bytes", shown(tensor.name), dtype_name(tensor.dtype),
-                   fmt::join(tensor.shape, ", "), tensor.bytes.size());
+                   "tensor {}: {} [{}] with {} bytes", shown(tensor.name),
+                   safetensors_name(tensor.dtype), fmt::join(tensor.shape, ", "),
+                   tensor.bytes.size());
     TRESTLE_ASSERT(tensor.name != kMetadataKey && names.insert(tensor.name).second,
                    "two tensors named {}, or one like the metadata", shown(tensor.name));
     in_file_order.push_back(&tensor);

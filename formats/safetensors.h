@@ -2,9 +2,10 @@
 //
 // A file is: 8 bytes little-endian header length, a JSON header padded with spaces, the tensors'
 // bytes (little-endian, row-major). Read is only what is all of this: header of at most 100 MB, one
-// JSON object without duplicate keys, known dtypes, shapes whose sizes fit their offsets, and
-// tensors that cover the bytes after the header once, without hole or overlap. Bytes are fetched
-// by pread, never mapped: a file that shrinks is an error, not a SIGBUS.
+// JSON object without duplicate keys, dtypes of element_type.h (none is smaller than a byte),
+// shapes whose sizes fit their offsets, and tensors that cover the bytes after the header once,
+// without hole or overlap. Bytes are fetched by pread, never mapped: a file that shrinks is an
+// error, not a SIGBUS.
 //
 // LOCAL. THREADS: a SafetensorsFile may be read by several threads at once.
 //   auto file = SafetensorsFile::open("weights.safetensors");
@@ -15,6 +16,7 @@
 // Format: https://github.com/huggingface/safetensors#format
 #pragma once
 #include "base/files.h"
+#include "formats/element_type.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -29,34 +31,9 @@
 
 namespace trestle::formats {
 
-/// Named as in the files, in the order in which files lay them out from last to first. The types
-/// smaller than a byte (F4, F6) are not read.
-enum class Dtype {
-  BOOL,
-  U8,
-  I8,
-  F8_E5M2,
-  F8_E4M3,
-  F8_E8M0,
-  I16,
-  U16,
-  F16,
-  BF16,
-  I32,
-  U32,
-  F32,
-  C64,
-  F64,
-  I64,
-  U64
-};
-
-std::string_view dtype_name(Dtype dtype);
-std::size_t dtype_size_bytes(Dtype dtype);
-
 struct TensorEntry {
   std::string name;
-  Dtype dtype;
+  ElementType dtype;
   std::vector<std::int64_t> shape;  ///< [] is a scalar
   std::uint64_t begin_bytes = 0;    ///< from the start of the file
   std::uint64_t end_bytes = 0;
@@ -88,7 +65,7 @@ class SafetensorsFile {
 
 struct TensorToWrite {
   std::string name;
-  Dtype dtype;
+  ElementType dtype;
   std::vector<std::int64_t> shape;
   std::span<const std::byte> bytes;  ///< row-major, little-endian; the caller's until the return
 };

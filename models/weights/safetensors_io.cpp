@@ -11,18 +11,18 @@
 namespace trestle::models::weights {
 namespace {
 
-using formats::Dtype;
+using formats::ElementType;
 
-constexpr std::array<std::pair<Dtype, at::ScalarType>, 9> kDtypes = {{
-    {Dtype::BOOL, at::kBool},
-    {Dtype::U8, at::kByte},
-    {Dtype::I8, at::kChar},
-    {Dtype::I32, at::kInt},
-    {Dtype::I64, at::kLong},
-    {Dtype::F16, at::kHalf},
-    {Dtype::BF16, at::kBFloat16},
-    {Dtype::F32, at::kFloat},
-    {Dtype::F64, at::kDouble},
+constexpr std::array<std::pair<ElementType, at::ScalarType>, 9> kDtypes = {{
+    {ElementType::boolean, at::kBool},
+    {ElementType::uint8, at::kByte},
+    {ElementType::int8, at::kChar},
+    {ElementType::int32, at::kInt},
+    {ElementType::int64, at::kLong},
+    {ElementType::float16, at::kHalf},
+    {ElementType::bfloat16, at::kBFloat16},
+    {ElementType::float32, at::kFloat},
+    {ElementType::float64, at::kDouble},
 }};
 
 std::string shape_text(at::IntArrayRef shape) {
@@ -39,7 +39,7 @@ at::Tensor read_tensor(const formats::SafetensorsFile& file, const formats::Tens
     return tensor;
   }
   fail(ExitCode::data, "{}: tensor \"{}\" has dtype {} (not one that weights come in). Convert it.",
-       file.path().string(), entry.name, formats::dtype_name(entry.dtype));
+       file.path().string(), entry.name, formats::safetensors_name(entry.dtype));
 }
 
 std::map<std::string, at::Tensor> read_all(const std::filesystem::path& path) {

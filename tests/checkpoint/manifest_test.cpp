@@ -121,8 +121,10 @@ TEST(Manifest, EditsWithARightDigestAreStillChecked) {
       {"value \"loss\" is not a float64", [](json& m) { m["values"]["loss"]["float64"] = "1x"; }},
       {"not exactly one type", [](json& m) { m["values"]["loss"]["int64"] = 1; }},
       {"value \"step\" is not an int64", [&](json& m) { m["values"]["step"]["int64"] = kHuge; }},
-      {"tensor \"model/w\": dtype \"float8\" is unknown",
+      {"tensor \"model/w\": dtype \"float8\" is not one that checkpoints hold",
        [](json& m) { m["tensors"]["model/w"]["dtype"] = "float8"; }},
+      {"dtype \"uint32\" is not one that checkpoints hold",  // of float32's size, and no HDF5 type
+       [](json& m) { m["tensors"]["model/w"]["dtype"] = "uint32"; }},
       {"tensor \"model/w\": the shape is too large",
        [&](json& m) {
          shape(m) = {kHuge / 2, 4};

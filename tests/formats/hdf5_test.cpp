@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <stdexcept>
 #include <vector>
 
 namespace trestle::formats {
@@ -51,15 +52,15 @@ TEST(Hdf5, OffsetsLeadToTheBytesOfEveryType) {
   const ScratchFolder folder;
   const auto path = folder.path() / "a.h5";
   std::vector<H5Dataset> datasets;
-  for (const ElementTypeInfo& info : kElementTypes)
-    datasets.push_back({"group/sub.group/" + std::string(info.name), info.type, {3, 5, 7}});
+  for (const ElementType type : kH5Types)
+    datasets.push_back({"group/sub.group/" + std::string(element_name(type)), type, {3, 5, 7}});
   std::vector<std::vector<std::byte>> data;
   for (const H5Dataset& dataset : datasets) data.push_back(counting_bytes(dataset.bytes()));
   write_h5(path, datasets, data);
 
   const H5Handle file = open_file(path);
-  for (std::size_t i = 0; i < kElementTypes.size(); ++i) {
-    const ElementTypeInfo& info = kElementTypes[i];
+  for (std::size_t i = 0; i < kH5Types.size(); ++i) {
+    const ElementTypeInfo& info = element_info(kH5Types[i]);
     const H5Handle dataset = open_dataset(file, datasets[i].name.c_str());
     ASSERT_TRUE(dataset.valid()) << info.name;
     std::vector<std::byte> read(105 * info.bytes);
@@ -73,6 +74,20 @@ TEST(Hdf5, OffsetsLeadToTheBytesOfEveryType) {
     EXPECT_GT(H5Tequal(stored.id(), h5_type(info.type).id()), 0) << info.name;
     EXPECT_EQ(H5Tget_size(stored.id()), info.bytes);
   }
+}
+
+TEST(Hdf5, OtherTypesAreRefused) {
+  std::size_t held = 0;
+  for (const ElementTypeInfo& info : kElementTypes) {
+    const std::vector<H5Dataset> datasets = {{"a", info.type, {2}}};
+    if (h5_holds(info.type)) {
+      ++held;
+      EXPECT_NO_THROW(lay_out_h5(datasets)) << info.name;
+    } else {
+      EXPECT_THROW(lay_out_h5(datasets), std::logic_error) << info.name;
+    }
+  }
+  EXPECT_EQ(held, 8u);
 }
 
 TEST(Hdf5, SixteenBitFloatsMeanWhatTheySay) {

@@ -89,7 +89,7 @@ TEST_F(Safetensors, EntriesComeInFileOrderWithTheirBytes) {
   EXPECT_EQ(bytes_of(file, "a"), "abcdef");
   EXPECT_EQ(bytes_of(file, "empty"), "");
   EXPECT_EQ(file.find("b"), nullptr);
-  EXPECT_EQ(file.find("a")->dtype, Dtype::BF16);
+  EXPECT_EQ(file.find("a")->dtype, ElementType::bfloat16);
   EXPECT_EQ(file.find("a")->shape, (std::vector<std::int64_t>{3, 1}));
   EXPECT_EQ(file.find("flag")->shape, std::vector<std::int64_t>{});
   EXPECT_EQ(file.find("z")->begin_bytes, 8 + header.size());
@@ -98,12 +98,13 @@ TEST_F(Safetensors, EntriesComeInFileOrderWithTheirBytes) {
 }
 
 TEST_F(Safetensors, WritesTheBytesThatThePythonLibraryWrites) {
-  const std::vector<TensorToWrite> tensors = {{"b", Dtype::U8, {3}, as_bytes("xyz")},
-                                              {"w\"2\n", Dtype::F32, {1, 2}, as_bytes("abcdefgh")},
-                                              {"é", Dtype::BF16, {}, as_bytes("..")},
-                                              {"a", Dtype::U8, {0, 7}, {}},
-                                              {"n", Dtype::I64, {1}, as_bytes("12345678")},
-                                              {"w", Dtype::F32, {1}, as_bytes("ABCD")}};
+  const std::vector<TensorToWrite> tensors = {
+      {"b", ElementType::uint8, {3}, as_bytes("xyz")},
+      {"w\"2\n", ElementType::float32, {1, 2}, as_bytes("abcdefgh")},
+      {"é", ElementType::bfloat16, {}, as_bytes("..")},
+      {"a", ElementType::uint8, {0, 7}, {}},
+      {"n", ElementType::int64, {1}, as_bytes("12345678")},
+      {"w", ElementType::float32, {1}, as_bytes("ABCD")}};
   write_safetensors(path_, tensors, {{"format", "pt"}});
   const std::string header = R"({"__metadata__":{"format":"pt"},)"
                              R"("n":{"dtype":"I64","shape":[1],"data_offsets":[0,8]},)"
@@ -129,13 +130,15 @@ TEST_F(Safetensors, EveryDtypeKeepsItsNameAndSize) {
       {"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E5M2", 1}, {"F8_E4M3", 1}, {"F8_E8M0", 1},
       {"I16", 2},  {"U16", 2}, {"F16", 2}, {"BF16", 2},    {"I32", 4},     {"U32", 4},
       {"F32", 4},  {"C64", 8}, {"F64", 8}, {"I64", 8},     {"U64", 8}};
+  EXPECT_EQ(sizes.size(), kElementTypes.size());
   for (const auto& [name, size] : sizes) {
     const std::string data(3 * size, '.');
     const auto offsets = fmt::format("[0,{}]", data.size());
     const SafetensorsFile file = open(make_file(braced(tensor("t", name, "[3]", offsets)), data));
-    const Dtype dtype = file.entries().at(0).dtype;
-    EXPECT_EQ(dtype_name(dtype), name);
-    EXPECT_EQ(dtype_size_bytes(dtype), size);
+    const ElementType dtype = file.entries().at(0).dtype;
+    EXPECT_EQ(safetensors_name(dtype), name);
+    EXPECT_EQ(element_bytes(dtype), size);
+    EXPECT_EQ(element_type_named(element_name(dtype)), dtype);
   }
 }
 
@@ -238,12 +241,13 @@ TEST_F(Safetensors, AFullDiskLeavesTheOldFile) {
   SmallDisk disk(64 << 10);
   if (!disk.available()) GTEST_SKIP() << disk.why_not();
   const auto path = disk.path() / "lora.safetensors";
-  write_safetensors(path, std::vector<TensorToWrite>{{"t", Dtype::U8, {3}, as_bytes("old")}});
+  write_safetensors(path,
+                    std::vector<TensorToWrite>{{"t", ElementType::uint8, {3}, as_bytes("old")}});
   const std::string before = get_file(path);
   const std::string large(100'000, '.');
   const std::string message = refusal(ExitCode::environment, [&] {
-    write_safetensors(path,
-                      std::vector<TensorToWrite>{{"t", Dtype::U8, {100'000}, as_bytes(large)}});
+    write_safetensors(
+        path, std::vector<TensorToWrite>{{"t", ElementType::uint8, {100'000}, as_bytes(large)}});
   });
   EXPECT_NE(message.find("lora.safetensors could not be written (No space left on device)"),
             std::string::npos)
@@ -253,7 +257,7 @@ TEST_F(Safetensors, AFullDiskLeavesTheOldFile) {
 }
 
 TEST_F(Safetensors, WhatCannotBeWrittenIsSaid) {
-  const std::vector<TensorToWrite> good = {{"t", Dtype::U8, {1}, as_bytes(".")}};
+  const std::vector<TensorToWrite> good = {{"t", ElementType::uint8, {1}, as_bytes(".")}};
   EXPECT_NE(refusal(ExitCode::environment,
                     [&] { write_safetensors(folder_.path() / "none" / "a.safetensors", good); })
                 .find("No such file or directory"),
@@ -265,19 +269,21 @@ TEST_F(Safetensors, WhatCannotBeWrittenIsSaid) {
                 .find("not UTF-8"),
             std::string::npos);
   using Wrong = std::vector<TensorToWrite>;
-  EXPECT_THROW(write_safetensors(path_, Wrong{{"t", Dtype::U8, {2}, as_bytes(".")}}),
+  EXPECT_THROW(write_safetensors(path_, Wrong{{"t", ElementType::uint8, {2}, as_bytes(".")}}),
                std::logic_error);
-  EXPECT_THROW(write_safetensors(path_, Wrong{{"t", Dtype::U8, {-1}, as_bytes(".")}}),
+  EXPECT_THROW(write_safetensors(path_, Wrong{{"t", ElementType::uint8, {-1}, as_bytes(".")}}),
                std::logic_error);
   EXPECT_THROW(write_safetensors(path_, Wrong{good[0], good[0]}), std::logic_error);
-  EXPECT_THROW(write_safetensors(path_, Wrong{{"__metadata__", Dtype::U8, {1}, as_bytes(".")}}),
-               std::logic_error);
+  EXPECT_THROW(
+      write_safetensors(path_, Wrong{{"__metadata__", ElementType::uint8, {1}, as_bytes(".")}}),
+      std::logic_error);
   EXPECT_FALSE(std::filesystem::exists(path_));
 }
 
 TEST_F(Safetensors, EveryTruncationIsNoticed) {
-  write_safetensors(path_, std::vector<TensorToWrite>{{"a", Dtype::U8, {3}, as_bytes("abc")},
-                                                      {"b", Dtype::F32, {1}, as_bytes("1234")}});
+  write_safetensors(path_,
+                    std::vector<TensorToWrite>{{"a", ElementType::uint8, {3}, as_bytes("abc")},
+                                               {"b", ElementType::float32, {1}, as_bytes("1234")}});
   const std::string bytes = get_file(path_);
   MemoryFile cut;
   for (std::size_t size = 0; size < bytes.size(); ++size) {

@@ -34,7 +34,7 @@ void expect_close(const at::Tensor& a, const at::Tensor& b) {
 TEST(Silu, EqualsAtenForwardAndBackward) {
   for (const auto& shape : {std::vector<std::int64_t>{1}, {17}, {3, 5, 33}, {2, 40000}}) {
     const at::Tensor x = values(shape);
-    const auto ours = run(x, [](const at::Tensor& t) { return silu(t); });
+    const auto ours = run(x, [](const at::Tensor& t) { return nn::silu(t); });
     const auto theirs = run(x, [](const at::Tensor& t) { return at::silu(t); });
     expect_close(ours.output, theirs.output);
     expect_close(ours.gradient, theirs.gradient);
@@ -43,7 +43,7 @@ TEST(Silu, EqualsAtenForwardAndBackward) {
 
 TEST(Silu, ExtremesStayFinite) {
   const at::Tensor x = at::tensor({-1e30f, -1000.f, -88.f, -87.f, 0.f, 87.f, 1000.f, 1e30f});
-  const auto ours = run(x, [](const at::Tensor& t) { return silu(t); });
+  const auto ours = run(x, [](const at::Tensor& t) { return nn::silu(t); });
   EXPECT_TRUE(at::isfinite(ours.output).all().item<bool>());
   EXPECT_TRUE(at::isfinite(ours.gradient.slice(0, 1, 7)).all().item<bool>());
   EXPECT_EQ(ours.output[7].item<float>(), 1e30f);
@@ -51,13 +51,13 @@ TEST(Silu, ExtremesStayFinite) {
 }
 
 TEST(Silu, NotANumberStaysOne) {
-  const at::Tensor y = silu(at::full({20}, std::numeric_limits<float>::quiet_NaN()));
+  const at::Tensor y = nn::silu(at::full({20}, std::numeric_limits<float>::quiet_NaN()));
   EXPECT_TRUE(at::isnan(y).all().item<bool>());
 }
 
 TEST(Silu, ReadsStridedInput) {
   const at::Tensor x = values({6, 8}).t();
-  expect_close(silu(x), at::silu(x));
+  expect_close(nn::silu(x), at::silu(x));
 }
 
 TEST(GatedSilu, EqualsAtenForwardAndBackward) {
@@ -73,10 +73,10 @@ TEST(GatedSilu, EqualsAtenForwardAndBackward) {
 
 TEST(FusedCalls, CountFloatsOnly) {
   const std::int64_t before = fused_calls();
-  silu(values({4}).to(at::kDouble));
+  nn::silu(values({4}).to(at::kDouble));
   gated_silu(values({4}).to(at::kDouble));
   EXPECT_EQ(fused_calls(), before);
-  silu(values({4}));
+  nn::silu(values({4}));
   gated_silu(values({4}));
   EXPECT_EQ(fused_calls(), before + 2);
 }

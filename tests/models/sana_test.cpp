@@ -78,7 +78,7 @@ TEST(Sana, PaddedTextRowsDoNotCount) {
   const at::Tensor masked = m.model(in);
   in.text_blc.slice(1, 3).fill_(3.0);
   EXPECT_LT((m.model(in) - masked).abs().max().item<float>(), 1e-5f);
-  in.text_mask_bl = {};
+  in.text_mask_bl = at::Tensor();
   EXPECT_GT((m.model(in) - masked).abs().max().item<float>(), 1e-4f);
 }
 
