@@ -61,6 +61,7 @@ add_library(trestle_xxhash INTERFACE)
 target_include_directories(trestle_xxhash SYSTEM INTERFACE ${XXHASH_INCLUDE})
 target_link_libraries(trestle_xxhash INTERFACE ${XXHASH_LIBRARY})
 
-# The installed program finds torch where it was linked from.
-set(CMAKE_INSTALL_RPATH_USE_LINK_PATH ON)
+# The installed program finds torch where it was linked from (CMake's own rule for that leaves out
+# folders inside the source tree, where .venv is).
+set(CMAKE_INSTALL_RPATH "${TRESTLE_SITE_PACKAGES}/torch/lib" "${TRESTLE_CUDA_ROOT}/lib")
 include(GNUInstallDirs)

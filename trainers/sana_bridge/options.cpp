@@ -54,9 +54,11 @@ Options read_options(const configs::Recipe& recipe) {
                        "model.sample_size.",
                        o.model.sample_size, o.data.resolution, o.data.resolution, f));
   }
-  if (recipe.is_set("model.guidance_embeds_scale") && !o.model.guidance_embeds) {
+  if (o.model.guidance_embeds_scale != models::sana::SanaConfig().guidance_embeds_scale) {
     refuse("model.guidance_embeds_scale",
-           "model.guidance_embeds_scale has no effect (model.guidance_embeds is false). Remove it.");
+           fmt::format("model.guidance_embeds_scale = {} has no effect (guidance embeddings are not "
+                       "supported). Remove it.",
+                       o.model.guidance_embeds_scale));
   }
   if (o.model.sample_size % o.model.patch_size != 0) {
     refuse("model.patch_size",
