@@ -1,7 +1,8 @@
 // Errors that reach people, and the exit codes that scripts read.
 //
 // Message grammar: problem (reason) what to do.
-//   TRESTLE_REQUIRE(n > 0, "train.steps = {} (a run needs at least one step). Set train.steps >= 1.", n);
+//   TRESTLE_REQUIRE(n > 0, "train.steps = {} (a run needs at least one step). Set train.steps
+//   >= 1.", n);
 // LOCAL: throwing says nothing to other ranks; dist::Communicator::agree() makes an error common.
 // THREADS: everything here may be called from any thread.
 #pragma once
@@ -49,15 +50,15 @@ template <class... Args>
 #define TRESTLE_REQUIRE(condition, ...) TRESTLE_REQUIRE_AS(usage, condition, __VA_ARGS__)
 
 /// The same with another exit code: TRESTLE_REQUIRE_AS(data, file_ok, "...").
-#define TRESTLE_REQUIRE_AS(exit_code, condition, ...)                     \
-  do {                                                                    \
-    if (!(condition)) [[unlikely]]                                        \
-      ::trestle::fail(::trestle::ExitCode::exit_code, __VA_ARGS__);       \
+#define TRESTLE_REQUIRE_AS(exit_code, condition, ...)               \
+  do {                                                              \
+    if (!(condition)) [[unlikely]]                                  \
+      ::trestle::fail(::trestle::ExitCode::exit_code, __VA_ARGS__); \
   } while (false)
 
 /// An invariant of ours; a failure is a bug in Trestle and says so.
-#define TRESTLE_ASSERT(condition, ...)                                                  \
-  do {                                                                                  \
-    if (!(condition)) [[unlikely]]                                                      \
+#define TRESTLE_ASSERT(condition, ...)                                                       \
+  do {                                                                                       \
+    if (!(condition)) [[unlikely]]                                                           \
       ::trestle::assertion_failed(#condition, __FILE__, __LINE__, fmt::format(__VA_ARGS__)); \
   } while (false)

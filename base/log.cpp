@@ -1,9 +1,10 @@
 #include "base/log.h"
 
+#include "base/terminal.h"
+
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <mutex>
 #include <string>
@@ -22,8 +23,8 @@ struct Sinks {
 
 std::shared_ptr<spdlog::logger> make_console() {
   // Plain text on stderr: stdout belongs to what a command prints for programs to read.
-  auto logger = std::make_shared<spdlog::logger>(
-      "trestle", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  auto logger = std::make_shared<spdlog::logger>("trestle",
+                                                 std::make_shared<spdlog::sinks::stderr_sink_mt>());
   logger->set_pattern("%v");
   logger->set_level(spdlog::level::trace);
   logger->flush_on(spdlog::level::trace);
@@ -74,6 +75,11 @@ void set_log_file(std::string_view path) {
   sinks().file = logger;
 }
 
+void log_to_file(std::string_view line) {
+  std::scoped_lock lock(sinks().mutex);
+  if (sinks().file) sinks().file->log(spdlog::level::info, line);
+}
+
 void log_line(LogLevel level, std::string_view line) {
   std::scoped_lock lock(sinks().mutex);
   if (level < sinks().level) return;
@@ -85,8 +91,7 @@ void log_line(LogLevel level, std::string_view line) {
   if (sinks().rank != 0) text = "rank " + std::to_string(sinks().rank) + ": " + text;
   if (!sinks().console) sinks().console = make_console();
   // A progress line may stand on the terminal's current line; a message takes its place.
-  static const bool terminal = isatty(STDERR_FILENO) != 0;
-  if (terminal) text.insert(0, "\r\x1b[K");
+  if (stderr_is_terminal()) text.insert(0, "\r\x1b[K");
   sinks().console->log(spdlog::level::info, text);
 }
 

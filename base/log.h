@@ -21,6 +21,9 @@ void set_log_file(std::string_view path);
 
 void log_line(LogLevel level, std::string_view line);
 
+/// To the file alone: what a terminal shows in another way.
+void log_to_file(std::string_view line);
+
 template <class... Args>
 void log_debug(fmt::format_string<Args...> format, Args&&... args) {
   log_line(LogLevel::debug, fmt::format(format, std::forward<Args>(args)...));

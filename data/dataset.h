@@ -1,6 +1,10 @@
 // Samples by id, and batches of them. LOCAL. THREADS: load() is called from loader threads, several
 // at once, and must not change the data set.
 #pragma once
+#include "base/error.h"
+#include "base/ids.h"
+#include "data/sampler.h"
+
 #include <ATen/core/TensorBody.h>
 
 #include <map>
@@ -8,10 +12,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "base/error.h"
-#include "base/ids.h"
-#include "data/sampler.h"
 
 namespace trestle::data {
 

@@ -1,9 +1,9 @@
 #include "data/loader.h"
 
 #include <ATen/ATen.h>
+
 #include <pthread.h>
 #include <signal.h>
-
 #include <utility>
 
 namespace trestle::data {
@@ -14,8 +14,8 @@ void LoaderOptions::describe(configs::Fields& f) {
           {.help = "micro batches read ahead", .unit = "micro batches", .min = 1, .max = 4096});
 }
 
-Loader::Loader(const Dataset& dataset, const Sampler& sampler, const BatchPlan& plan, Step first_step,
-               const LoaderOptions& options)
+Loader::Loader(const Dataset& dataset, const Sampler& sampler, const BatchPlan& plan,
+               Step first_step, const LoaderOptions& options)
     : dataset_(dataset),
       sampler_(sampler),
       plan_(plan),

@@ -6,6 +6,10 @@
 // LOCAL. THREADS: next() from one thread; the loader runs `workers` threads of its own, which block
 // every signal, and joins them when it is destroyed. An error while reading is thrown by next().
 #pragma once
+#include "configs/describe.h"
+#include "data/dataset.h"
+#include "data/sampler.h"
+
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
@@ -13,10 +17,6 @@
 #include <mutex>
 #include <thread>
 #include <vector>
-
-#include "configs/describe.h"
-#include "data/dataset.h"
-#include "data/sampler.h"
 
 namespace trestle::data {
 

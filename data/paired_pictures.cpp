@@ -1,15 +1,15 @@
 #include "data/paired_pictures.h"
 
-#include <ATen/ATen.h>
-
-#include <algorithm>
-#include <map>
-
 #include "base/error.h"
 #include "formats/jsonl.h"
 #include "formats/picture.h"
 #include "formats/png.h"
 #include "formats/safetensors.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <map>
 
 namespace trestle::data {
 namespace {
@@ -18,13 +18,14 @@ constexpr const char* kPromptFile = "prompts.safetensors";
 
 at::Tensor read_prompt(const formats::SafetensorsFile& file, const formats::TensorEntry& entry,
                        std::int64_t text_channels) {
-  TRESTLE_REQUIRE_AS(data,
-                     entry.dtype == formats::ElementType::float32 && entry.shape.size() == 2 &&
-                         entry.shape[0] >= 1 && entry.shape[1] == text_channels,
-                     "{}: the embedding of \"{}\" has dtype {} and shape [{}] (the model wants float32 "
-                     "[rows, {}]: model.caption_channels). Write it anew, or change the model.",
-                     file.path().string(), entry.name, formats::element_name(entry.dtype),
-                     fmt::join(entry.shape, ", "), text_channels);
+  TRESTLE_REQUIRE_AS(
+      data,
+      entry.dtype == formats::ElementType::float32 && entry.shape.size() == 2 &&
+          entry.shape[0] >= 1 && entry.shape[1] == text_channels,
+      "{}: the embedding of \"{}\" has dtype {} and shape [{}] (the model wants float32 "
+      "[rows, {}]: model.caption_channels). Write it anew, or change the model.",
+      file.path().string(), entry.name, formats::element_name(entry.dtype),
+      fmt::join(entry.shape, ", "), text_channels);
   at::Tensor text_lc = at::empty(entry.shape, at::kFloat);
   file.read(entry, {static_cast<std::byte*>(text_lc.mutable_data_ptr()), entry.size_bytes()});
   return text_lc;
@@ -54,14 +55,16 @@ PairedPictures::PairedPictures(const PairedPicturesOptions& options, const std::
   const std::filesystem::path folder = options.path;
   TRESTLE_REQUIRE_AS(data, !options.path.empty(),
                      "data.path is not set (it names the folder of picture pairs). Set data.path.");
-  TRESTLE_REQUIRE_AS(data, std::filesystem::is_directory(folder),
-                     "data.path = \"{}\" is no folder (picture pairs are read from there). Make it, or "
-                     "correct data.path.",
-                     options.path);
-  TRESTLE_REQUIRE_AS(data, std::filesystem::exists(list_),
-                     "data.path = \"{}\" has no {} (a paired data set lists its pairs there). Write "
-                     "one: a line {{\"source\": PNG, \"target\": PNG, \"prompt\": TEXT}} for each pair.",
-                     options.path, list);
+  TRESTLE_REQUIRE_AS(
+      data, std::filesystem::is_directory(folder),
+      "data.path = \"{}\" is no folder (picture pairs are read from there). Make it, or "
+      "correct data.path.",
+      options.path);
+  TRESTLE_REQUIRE_AS(
+      data, std::filesystem::exists(list_),
+      "data.path = \"{}\" has no {} (a paired data set lists its pairs there). Write "
+      "one: a line {{\"source\": PNG, \"target\": PNG, \"prompt\": TEXT}} for each pair.",
+      options.path, list);
 
   const auto prompts = formats::SafetensorsFile::open(folder / kPromptFile);
   std::map<std::string, std::size_t> known;
@@ -81,8 +84,8 @@ PairedPictures::PairedPictures(const PairedPicturesOptions& options, const std::
                       .prompt = place->second,
                       .line = line.number()});
   });
-  TRESTLE_REQUIRE_AS(data, !pairs_.empty(), "{} lists no pairs (a run needs at least one). Add lines.",
-                     list_.string());
+  TRESTLE_REQUIRE_AS(data, !pairs_.empty(),
+                     "{} lists no pairs (a run needs at least one). Add lines.", list_.string());
 }
 
 Batch PairedPictures::load(std::span<const SampleId> ids) const {
@@ -101,11 +104,11 @@ Batch PairedPictures::load(std::span<const SampleId> ids) const {
     const Pair& pair = pairs_[ids[i]];
     const auto read = [&](const std::filesystem::path& path, at::Tensor out_chw) {
       const formats::Picture picture = formats::read_png(path);
-      TRESTLE_REQUIRE_AS(data, picture.width == resolution_ && picture.height == resolution_,
-                         "{}:{}: {} is {}x{} pixels (data.resolution = {}). Resize the picture, or set "
-                         "data.resolution.",
-                         list_.string(), pair.line, path.string(), picture.width, picture.height,
-                         resolution_);
+      TRESTLE_REQUIRE_AS(
+          data, picture.width == resolution_ && picture.height == resolution_,
+          "{}:{}: {} is {}x{} pixels (data.resolution = {}). Resize the picture, or set "
+          "data.resolution.",
+          list_.string(), pair.line, path.string(), picture.width, picture.height, resolution_);
       write_picture(picture, out_chw);
     };
     read(pair.source, source[i]);

@@ -5,16 +5,16 @@
 //   prompts.safetensors  one [L, C] float32 tensor a prompt, named by the prompt's text
 //
 // A batch has source and target [B, 3, H, W] in [-1, 1], text [B, L, C] padded with zeros to the
-// batch's longest prompt, and text_mask [B, L] (1 keep, 0 padding), all float32 but the mask (int64).
-// LOCAL. THREADS: see data/dataset.h.
+// batch's longest prompt, and text_mask [B, L] (1 keep, 0 padding), all float32 but the mask
+// (int64). LOCAL. THREADS: see data/dataset.h.
 #pragma once
+#include "configs/describe.h"
+#include "data/dataset.h"
+
 #include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include "configs/describe.h"
-#include "data/dataset.h"
 
 namespace trestle::data {
 

@@ -1,10 +1,10 @@
 #include "data/sampler.h"
 
-#include <algorithm>
-#include <bit>
-
 #include "base/error.h"
 #include "base/philox.h"
+
+#include <algorithm>
+#include <bit>
 
 namespace trestle::data {
 namespace {
@@ -18,10 +18,10 @@ std::uint64_t permute_bits(std::uint64_t value, int half_bits, std::uint64_t see
   const std::uint64_t mask = (std::uint64_t{1} << half_bits) - 1;
   std::uint64_t left = value >> half_bits, right = value & mask;
   for (std::uint32_t round = 0; round < kRounds; ++round) {
-    const PhiloxCounter mixed = philox4x32(
-        {{static_cast<std::uint32_t>(right), static_cast<std::uint32_t>(epoch),
-          static_cast<std::uint32_t>(epoch >> 32) ^ (round << 24), kPurpose}},
-        {{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}});
+    const PhiloxCounter mixed =
+        philox4x32({{static_cast<std::uint32_t>(right), static_cast<std::uint32_t>(epoch),
+                     static_cast<std::uint32_t>(epoch >> 32) ^ (round << 24), kPurpose}},
+                   {{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}});
     const std::uint64_t next = left ^ (mixed.word[0] & mask);
     left = right;
     right = next;

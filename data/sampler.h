@@ -1,13 +1,13 @@
 // Which sample is seen at which position of a run: a pure function of (seed, position).
 //
 // Every epoch is a permutation of the data set, computed and never stored; nothing depends on the
-// rank, on how many there are, or on what was read before, so a resumed run needs only its position.
-// LOCAL. THREADS: any (immutable).
+// rank, on how many there are, or on what was read before, so a resumed run needs only its
+// position. LOCAL. THREADS: any (immutable).
 #pragma once
+#include "base/ids.h"
+
 #include <cstdint>
 #include <vector>
-
-#include "base/ids.h"
 
 namespace trestle::data {
 

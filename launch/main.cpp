@@ -1,11 +1,11 @@
 // The program `trestle`: reads the command line, runs one command, returns its exit code.
-#include <CLI/CLI.hpp>
-
-#include <cstdlib>
-
 #include "base/error.h"
 #include "base/log.h"
 #include "launch/commands/command.h"
+
+#include <CLI/CLI.hpp>
+
+#include <cstdlib>
 
 int main(int argc, char** argv) {
   using namespace trestle;
@@ -13,7 +13,9 @@ int main(int argc, char** argv) {
       "Trestle, a multi-node diffusion trainer.\n"
       "The same program runs alone, under mpirun and under srun --mpi=pmix.");
   app.require_subcommand(1);
-  app.footer("Exit codes: 0 done, 2 usage or recipe, 3 data, 4 environment, 5 checkpoint, 6 numbers, 7 peer lost.");
+  app.footer(
+      "Exit codes: 0 done, 2 usage or recipe, 3 data, 4 environment, 5 checkpoint, 6 numbers, 7 "
+      "peer lost.");
   app.set_version_flag("--version", std::string("trestle ") + TRESTLE_VERSION);
 
   launch::Action action;

@@ -1,10 +1,10 @@
 #include "processes/brownian_bridge.h"
 
+#include "base/error.h"
+
 #include <ATen/ATen.h>
 
 #include <cmath>
-
-#include "base/error.h"
 
 namespace trestle::processes {
 namespace {
@@ -22,8 +22,8 @@ at::Tensor per_sample(const at::Tensor& value_b, const at::Tensor& x) {
 
 }  // namespace
 
-BridgePoint bridge_point(const at::Tensor& source, const at::Tensor& target, const at::Tensor& time_b,
-                         const at::Tensor& noise, double noise_scale) {
+BridgePoint bridge_point(const at::Tensor& source, const at::Tensor& target,
+                         const at::Tensor& time_b, const at::Tensor& noise, double noise_scale) {
   const auto dtype = work_dtype(source);
   const at::Tensor x0 = source.to(dtype), x1 = target.to(dtype), eps = noise.to(dtype);
   const at::Tensor r_b = time_b.to(dtype);
@@ -88,7 +88,8 @@ at::Tensor sample_bridge(const at::Tensor& source, const VelocityField& velocity
 std::string ode_warning(const BridgeSamplerOptions& options, double noise_scale) {
   if (options.method != "ode" || noise_scale == 0) return {};
   return fmt::format(
-      "sample.method = \"ode\" with task.noise_scale = {} gives blurred means (the network learnt the "
+      "sample.method = \"ode\" with task.noise_scale = {} gives blurred means (the network learnt "
+      "the "
       "drift of a stochastic process). Use sample.method = \"sde\".",
       noise_scale);
 }

@@ -1,5 +1,5 @@
-// The Brownian bridge between two pictures as a diffusion process (ViBT, arXiv:2511.23199), with the
-// corrected stabilisation, in reversed time: r = 1 is the source x0, r = 0 the target x1.
+// The Brownian bridge between two pictures as a diffusion process (ViBT, arXiv:2511.23199), with
+// the corrected stabilisation, in reversed time: r = 1 is the source x0, r = 0 the target x1.
 //
 //   x_r = r x0 + (1 - r) x1 + s sqrt(r (1 - r)) eps
 //   v   = (x_r - x1) / r          the velocity a network is asked for (timestep 1000 r)
@@ -15,14 +15,14 @@
 // Everything is computed in fp32, in fp64 when x0 is fp64. Axes: B batch, ... the sample's own.
 // LOCAL. THREADS: any. STREAM: the current one.
 #pragma once
+#include "configs/describe.h"
+
 #include <ATen/core/TensorBody.h>
 
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
-
-#include "configs/describe.h"
 
 namespace trestle::processes {
 
@@ -34,8 +34,8 @@ struct BridgePoint {
 };
 
 /// `time_b` is r in [0, 1], `noise` standard normal; s >= 0 is the noise scale.
-BridgePoint bridge_point(const at::Tensor& source, const at::Tensor& target, const at::Tensor& time_b,
-                         const at::Tensor& noise, double noise_scale);
+BridgePoint bridge_point(const at::Tensor& source, const at::Tensor& target,
+                         const at::Tensor& time_b, const at::Tensor& noise, double noise_scale);
 
 /// mean over the sample's axes of (w v - v~)²: [B]. Gradients flow to `velocity` only.
 at::Tensor bridge_loss(const at::Tensor& velocity, const BridgePoint& point);
@@ -48,8 +48,8 @@ struct BridgeSamplerOptions {
   void describe(configs::Fields& fields);
 };
 
-/// r_0 = 1 ... r_N = 0: r_i = shift u / (1 + (shift - 1) u), u = 1 - i/N. shift > 1 spends more steps
-/// near the source.
+/// r_0 = 1 ... r_N = 0: r_i = shift u / (1 + (shift - 1) u), u = 1 - i/N. shift > 1 spends more
+/// steps near the source.
 std::vector<double> bridge_times(std::int64_t steps, double shift);
 
 /// v(x [B, ...], r) -> [B, ...].

@@ -1,11 +1,11 @@
 #include "trainers/grid.h"
 
+#include "base/error.h"
+#include "formats/png.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-
-#include "base/error.h"
-#include "formats/png.h"
 
 namespace trestle::trainers {
 namespace {
@@ -41,9 +41,8 @@ formats::Picture tile(const std::vector<formats::Picture>& pictures) {
   const int columns = std::clamp(
       static_cast<int>(std::lround(std::sqrt(double(count) * height / width))), 1, count);
   const int rows = (count + columns - 1) / columns;
-  formats::Picture grid{.width = columns * (width + kGap) + kGap,
-                        .height = rows * (height + kGap) + kGap,
-                        .rgb = {}};
+  formats::Picture grid{
+      .width = columns * (width + kGap) + kGap, .height = rows * (height + kGap) + kGap, .rgb = {}};
   grid.rgb.assign(std::size_t(3) * grid.width * grid.height, 255);
   for (int i = 0; i < count; ++i) {
     const int left = kGap + (i % columns) * (width + kGap);

@@ -1,15 +1,15 @@
 // Picture grids of held-out samples, made by all ranks together.
 #pragma once
-#include <filesystem>
-
 #include "dist/communicator.h"
 #include "trainers/task.h"
 
+#include <filesystem>
+
 namespace trestle::trainers {
 
-/// COLLECTIVE. Each rank draws its share of `pictures` held-out samples, evenly spread over the data
-/// set; rank 0 arranges them and writes one PNG. Any number of ranks gives the same picture (to
-/// rounding). Errors on any rank are thrown on all.
+/// COLLECTIVE. Each rank draws its share of `pictures` held-out samples, evenly spread over the
+/// data set; rank 0 arranges them and writes one PNG. Any number of ranks gives the same picture
+/// (to rounding). Errors on any rank are thrown on all.
 void write_grid(Task& task, const Draws& draws, const dist::Communicator& world,
                 std::int64_t pictures, const std::filesystem::path& file);
 

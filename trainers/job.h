@@ -1,14 +1,14 @@
 // Rank-parallel work besides training: evaluate, cache, make pictures. A job is a range of indices
 // that can be worked on in any split.
 #pragma once
+#include "base/torch/draws.h"
+#include "dist/communicator.h"
+
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <string>
 #include <string_view>
-
-#include "base/torch/draws.h"
-#include "dist/communicator.h"
 
 namespace trestle::trainers {
 

@@ -10,7 +10,8 @@ namespace trestle::trainers {
 void RunOptions::describe(configs::Fields& f) {
   f.field("task", task, {.help = "what is trained: the name of a folder in trainers/"});
   f.field("name", name, {.help = "name of the run directory; empty: the recipe's file name"});
-  f.field("seed", seed, {.help = "seed of the initial weights, the data order and all noise", .min = 0});
+  f.field("seed", seed,
+          {.help = "seed of the initial weights, the data order and all noise", .min = 0});
 }
 
 void TrainOptions::describe(configs::Fields& f) {
@@ -26,8 +27,9 @@ void TrainOptions::describe(configs::Fields& f) {
 }
 
 void DistOptions::describe(configs::Fields& f) {
-  f.field("bucket_bytes", bucket_bytes,
-          {.help = "gradients are reduced in buckets of about this size", .unit = "bytes", .min = 4});
+  f.field(
+      "bucket_bytes", bucket_bytes,
+      {.help = "gradients are reduced in buckets of about this size", .unit = "bytes", .min = 4});
   f.field("threads", threads,
           {.help = "compute threads of a rank; 0: OMP_NUM_THREADS, else the rank's cores",
            .unit = "threads",
@@ -36,10 +38,11 @@ void DistOptions::describe(configs::Fields& f) {
 }
 
 void CheckpointOptions::describe(configs::Fields& f) {
-  f.field("every", every,
-          {.help = "steps between checkpoints (one is always written at the end); 0: only at the end",
-           .unit = "steps",
-           .min = 0});
+  f.field(
+      "every", every,
+      {.help = "steps between checkpoints (one is always written at the end); 0: only at the end",
+       .unit = "steps",
+       .min = 0});
 }
 
 void SampleOptions::describe(configs::Fields& f) {
@@ -52,8 +55,9 @@ void SampleOptions::describe(configs::Fields& f) {
 void LogOptions::describe(configs::Fields& f) {
   f.field("every", every,
           {.help = "steps between progress lines in a log file", .unit = "steps", .min = 1});
-  f.field("level", level,
-          {.help = "least important messages shown", .choices = {"debug", "info", "warn", "error"}});
+  f.field(
+      "level", level,
+      {.help = "least important messages shown", .choices = {"debug", "info", "warn", "error"}});
 }
 
 configs::Schema schema_of(const configs::Recipe& recipe) {

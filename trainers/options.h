@@ -1,12 +1,12 @@
 // The options that every trainer has. Each struct stands for one section of a recipe.
 // LOCAL, plain values.
 #pragma once
-#include <cstdint>
-#include <string>
-
 #include "configs/describe.h"
 #include "configs/recipe.h"
 #include "configs/schema.h"
+
+#include <cstdint>
+#include <string>
 
 namespace trestle::trainers {
 

@@ -1,11 +1,11 @@
 #include "trainers/plain_step.h"
 
+#include "base/error.h"
+
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
-
-#include "base/error.h"
 
 namespace trestle::trainers {
 namespace {
@@ -17,7 +17,8 @@ double forward_backward(StepParts& parts, const StepContext& context, const Kind
   at::Tensor loss;
   for (const LossTerm& term : report.terms) {
     const auto count = kinds.find(term.kind);
-    TRESTLE_ASSERT(count != kinds.end(), "term {} counts unknown kind \"{}\"", term.name, term.kind);
+    TRESTLE_ASSERT(count != kinds.end(), "term {} counts unknown kind \"{}\"", term.name,
+                   term.kind);
     const at::Tensor share = term.per_sample.sum() / double(count->second);
     terms[term.name] += share.item<double>();
     loss = loss.defined() ? loss + share : share;
@@ -29,8 +30,10 @@ double forward_backward(StepParts& parts, const StepContext& context, const Kind
 void zero_gradients(const std::vector<NamedParameter>& parameters) {
   for (const auto& parameter : parameters) {
     at::Tensor& gradient = parameter.tensor.mutable_grad();
-    if (gradient.defined()) gradient.zero_();
-    else gradient = at::zeros_like(parameter.tensor);
+    if (gradient.defined())
+      gradient.zero_();
+    else
+      gradient = at::zeros_like(parameter.tensor);
   }
 }
 
@@ -38,7 +41,8 @@ void zero_gradients(const std::vector<NamedParameter>& parameters) {
 void reduce_gradients(const StepParts& parts) {
   for (const auto& bucket : plan_buckets(parts.parameters, parts.bucket_bytes)) {
     std::vector<at::Tensor> flattened;
-    for (const std::size_t i : bucket) flattened.push_back(parts.parameters[i].tensor.grad().flatten());
+    for (const std::size_t i : bucket)
+      flattened.push_back(parts.parameters[i].tensor.grad().flatten());
     at::Tensor flat = at::cat(flattened);
     parts.collectives.all_reduce(flat, dist::ReduceOp::sum).wait();
     std::int64_t offset = 0;
@@ -106,10 +110,11 @@ StepReport plain_step(StepParts& parts, Step step, const Draws& draws, const Kin
   world.all_reduce(std::span(&report.loss, 1), dist::ReduceOp::sum);
   report.grad_norm = global_norm(parts.parameters);
   world.agreed([&] {  // the numbers are the same everywhere, so all ranks leave together
-    TRESTLE_REQUIRE_AS(numbers, std::isfinite(report.loss) && std::isfinite(report.grad_norm),
-                       "step {}: loss {} and gradient norm {} (training left the finite numbers). Lower "
-                       "optim.learning_rate, or look at the data of this step.",
-                       step.value, report.loss, report.grad_norm);
+    TRESTLE_REQUIRE_AS(
+        numbers, std::isfinite(report.loss) && std::isfinite(report.grad_norm),
+        "step {}: loss {} and gradient norm {} (training left the finite numbers). Lower "
+        "optim.learning_rate, or look at the data of this step.",
+        step.value, report.loss, report.grad_norm);
   });
 
   // torch.nn.utils.clip_grad_norm_ adds the same 1e-6.

@@ -3,17 +3,17 @@
 //
 // COLLECTIVE: every rank calls it for the same step. THREADS: one. STREAM: the current one.
 #pragma once
-#include <cstdint>
-#include <functional>
-#include <map>
-#include <string>
-#include <vector>
-
 #include "data/sampler.h"
 #include "dist/collectives.h"
 #include "trainers/optim/adamw.h"
 #include "trainers/optim/ema.h"
 #include "trainers/task.h"
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
 
 namespace trestle::trainers {
 

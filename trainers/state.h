@@ -1,14 +1,13 @@
-// The state that decides a run's future, gathered by visiting its parts: parameters, optimizer, EMA,
-// the task's own, and the counters. One visitor saves and loads.
-// LOCAL. THREADS: one.
+// The state that decides a run's future, gathered by visiting its parts: parameters, optimizer,
+// EMA, the task's own, and the counters. One visitor saves and loads. LOCAL. THREADS: one.
 #pragma once
-#include <cstdint>
-#include <vector>
-
 #include "checkpoint/state_tree.h"
 #include "trainers/optim/adamw.h"
 #include "trainers/optim/ema.h"
 #include "trainers/task.h"
+
+#include <cstdint>
+#include <vector>
 
 namespace trestle::trainers {
 

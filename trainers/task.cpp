@@ -19,14 +19,16 @@ const TaskKind& task_kind_of(const configs::Recipe& recipe) {
     names.emplace_back(kind->name);
   }
   if (run.task.empty()) {
-    throw recipe.error_at("run.task", fmt::format("run.task is not set (it says what is trained). Set "
-                                                  "run.task to one of: {}.",
-                                                  fmt::join(names, ", ")));
+    throw recipe.error_at("run.task",
+                          fmt::format("run.task is not set (it says what is trained). Set "
+                                      "run.task to one of: {}.",
+                                      fmt::join(names, ", ")));
   }
   throw recipe.error_at(
-      "run.task", fmt::format("run.task = \"{}\" is not a task of this program (it was built with: {}). "
-                              "Did you mean \"{}\"?",
-                              run.task, fmt::join(names, ", "), configs::nearest(run.task, names)));
+      "run.task",
+      fmt::format("run.task = \"{}\" is not a task of this program (it was built with: {}). "
+                  "Did you mean \"{}\"?",
+                  run.task, fmt::join(names, ", "), configs::nearest(run.task, names)));
 }
 
 }  // namespace trestle::trainers

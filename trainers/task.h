@@ -7,15 +7,6 @@
 //
 // LOCAL, all of it. THREADS: a Task is used by one thread. STREAM: the current one.
 #pragma once
-#include <ATen/core/TensorBody.h>
-
-#include <map>
-#include <memory>
-#include <span>
-#include <string>
-#include <string_view>
-#include <vector>
-
 #include "base/ids.h"
 #include "base/torch/draws.h"
 #include "checkpoint/state_tree.h"
@@ -25,6 +16,15 @@
 #include "formats/picture.h"
 #include "models/nn/parameters.h"
 #include "trainers/job.h"
+
+#include <ATen/core/TensorBody.h>
+
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
 
 namespace trestle::trainers {
 
@@ -78,11 +78,13 @@ class Task {
   virtual const data::Dataset& dataset(Split split) = 0;
   virtual LossReport loss(const Objective& objective, const data::Batch& batch,
                           const StepContext& context) = 0;
-  /// Buffers and statistics that decide the future, besides parameters; one visitor saves and loads.
+  /// Buffers and statistics that decide the future, besides parameters; one visitor saves and
+  /// loads.
   virtual void state(checkpoint::Scope&) {}
   /// One picture a request id (for a paired task: source | model | target, side by side). The
   /// parameters are those to be shown, the EMA's if the run keeps one.
-  virtual std::vector<formats::Picture> sample(const SampleRequest& request, const Draws& draws) = 0;
+  virtual std::vector<formats::Picture> sample(const SampleRequest& request,
+                                               const Draws& draws) = 0;
   /// Rank-parallel work after training, such as the held-out evaluation.
   virtual std::vector<std::unique_ptr<Job>> jobs() { return {}; }
 };

@@ -1,11 +1,5 @@
 #include "trainers/trainer.h"
 
-#include <ATen/ATen.h>
-
-#include <chrono>
-#include <fstream>
-#include <optional>
-
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/files.h"
@@ -14,6 +8,12 @@
 #include "formats/jsonl.h"
 #include "trainers/grid.h"
 #include "trainers/metrics/progress.h"
+
+#include <ATen/ATen.h>
+
+#include <chrono>
+#include <fstream>
+#include <optional>
 
 namespace trestle::trainers {
 namespace {
@@ -43,7 +43,8 @@ std::vector<NamedParameter> parameters_of(Task& task, bool only_averaged) {
 
 Objective only_objective(Task& task) {
   const auto objectives = task.objectives();
-  TRESTLE_ASSERT(objectives.size() == 1, "{} objectives; the plain step knows one", objectives.size());
+  TRESTLE_ASSERT(objectives.size() == 1, "{} objectives; the plain step knows one",
+                 objectives.size());
   return objectives.front();
 }
 
@@ -94,9 +95,10 @@ void Trainer::run() {
   resume();
 
   if (assembly_.counters.step >= train_.steps && std::filesystem::exists(directory_.summary())) {
-    log_info("the run in {} is complete: {} of {} steps done (remove the folder, choose another "
-             "--run-dir or raise train.steps to train again)",
-             directory_.root().string(), assembly_.counters.step, train_.steps);
+    log_info(
+        "the run in {} is complete: {} of {} steps done (remove the folder, choose another "
+        "--run-dir or raise train.steps to train again)",
+        directory_.root().string(), assembly_.counters.step, train_.steps);
     return;
   }
   world_.agreed([&] {
@@ -128,12 +130,12 @@ void Trainer::train() {
   RunCounters& counters = assembly_.counters;
   if (counters.step >= train_.steps) return;
 
-  const data::Dataset& dataset = *world_.agreed([&] { return &assembly_.task->dataset(Split::train); });
+  const data::Dataset& dataset =
+      *world_.agreed([&] { return &assembly_.task->dataset(Split::train); });
   const data::Sampler sampler(draws_.seed(), dataset.size());
   const data::BatchPlan plan(train_.global_batch, train_.micro_batch, world_.rank(), world_.size());
   const auto loading = recipe_.section<data::LoaderOptions>("data");
-  data::Loader loader(dataset, sampler, plan, Step{counters.step},
-                      loading);
+  data::Loader loader(dataset, sampler, plan, Step{counters.step}, loading);
   StepParts parts{.task = *assembly_.task,
                   .objective = assembly_.objective,
                   .parameters = assembly_.parameters,
@@ -145,11 +147,14 @@ void Trainer::train() {
 
   std::int64_t numel = 0;
   for (const auto& parameter : assembly_.parameters) numel += parameter.tensor.numel();
-  log_info("{} parameters, gradient buckets: {}; {} samples; global batch {} = {} ranks x {} micro steps of "
-           "up to {}",
-           numel, plan_buckets(assembly_.parameters, dist_.bucket_bytes).size(), dataset.size(),
-           train_.global_batch, world_.size(), plan.micro_steps(), train_.micro_batch);
-  log_debug("{} loader threads read up to {} micro batches ahead", loading.workers, loading.prefetch);
+  log_info(
+      "{} parameters, gradient buckets: {}; {} samples; global batch {} = {} ranks x {} micro "
+      "steps of "
+      "up to {}",
+      numel, plan_buckets(assembly_.parameters, dist_.bucket_bytes).size(), dataset.size(),
+      train_.global_batch, world_.size(), plan.micro_steps(), train_.micro_batch);
+  log_debug("{} loader threads read up to {} micro batches ahead", loading.workers,
+            loading.prefetch);
 
   std::optional<Progress> progress;
   std::optional<formats::JsonlWriter> metrics;
@@ -266,9 +271,10 @@ void check_recipe(const configs::Recipe& recipe, int world) {
   if (train.global_batch < world) {
     throw recipe.error_at(
         "train.global_batch",
-        fmt::format("train.global_batch = {} is less than the {} ranks (every rank needs a sample of "
-                    "each step). Raise it, or start fewer ranks.",
-                    train.global_batch, world));
+        fmt::format(
+            "train.global_batch = {} is less than the {} ranks (every rank needs a sample of "
+            "each step). Raise it, or start fewer ranks.",
+            train.global_batch, world));
   }
   task_kind_of(recipe).make(recipe, Materialise::meta);
 }

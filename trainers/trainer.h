@@ -7,16 +7,16 @@
 // COLLECTIVE: constructor and run(), on every rank of `world`. THREADS: one.
 // ERRORS are thrown on every rank with the documented code.
 #pragma once
-#include <memory>
-
 #include "configs/recipe.h"
 #include "data/loader.h"
 #include "dist/collectives.h"
 #include "trainers/metrics/run_directory.h"
-#include "trainers/options.h"
 #include "trainers/optim/schedule.h"
+#include "trainers/options.h"
 #include "trainers/plain_step.h"
 #include "trainers/state.h"
+
+#include <memory>
 
 namespace trestle::trainers {
 
@@ -67,7 +67,8 @@ class Trainer {
 };
 
 /// LOCAL. Everything that can be wrong with a recipe and is seen without data or weights: unknown
-/// and ill-typed keys, values that do not fit together for this number of ranks. Throws Error(usage).
+/// and ill-typed keys, values that do not fit together for this number of ranks. Throws
+/// Error(usage).
 void check_recipe(const configs::Recipe& recipe, int world);
 
 /// LOCAL. "runs/<run.name, or the recipe's file name>".

@@ -1,8 +1,8 @@
 // The one place that says which counter a draw has; included by the CPU and the CUDA filler.
 #pragma once
-#include <cstdint>
-
 #include "base/philox.h"
+
+#include <cstdint>
 
 namespace trestle::detail {
 

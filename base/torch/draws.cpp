@@ -1,12 +1,12 @@
 #include "base/torch/draws.h"
 
+#include "base/error.h"
+#include "base/torch/draw_block.h"
+
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-
-#include "base/error.h"
-#include "base/torch/draw_block.h"
 
 namespace trestle {
 namespace {
@@ -21,7 +21,7 @@ void fill_draws_cpu(float* out, std::span<const Position> positions, std::int64_
       const std::int64_t block = i % blocks;
       float four[4];
       detail::draw_block(seed, positions[row].value, purpose, static_cast<std::uint32_t>(block),
-                 kind, four);
+                         kind, four);
       const std::int64_t count = std::min<std::int64_t>(4, row_size - 4 * block);
       std::copy_n(four, count, out + row * row_size + 4 * block);
     }
@@ -38,7 +38,8 @@ at::Tensor draw(std::uint64_t seed, std::span<const Position> positions, Purpose
   at::Tensor out = at::empty(shape, float_options);
   if (out.device().is_meta() || out.numel() == 0) return out.to(options.dtype());
   const std::int64_t row_size = out.numel() / num_rows;
-  TRESTLE_ASSERT(row_size / 4 < (std::int64_t{1} << 32), "a draw of {} numbers per sample", row_size);
+  TRESTLE_ASSERT(row_size / 4 < (std::int64_t{1} << 32), "a draw of {} numbers per sample",
+                 row_size);
   if (out.is_cuda()) {
 #ifdef TRESTLE_WITH_CUDA
     std::vector<std::int64_t> host(positions.size());

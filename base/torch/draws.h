@@ -9,12 +9,12 @@
 //
 // LOCAL. THREADS: any (immutable). STREAM: CUDA results are ready on the current stream.
 #pragma once
+#include "base/ids.h"
+
 #include <ATen/core/TensorBody.h>
 
 #include <cstdint>
 #include <span>
-
-#include "base/ids.h"
 
 namespace trestle {
 
@@ -27,13 +27,15 @@ class Draws {
   at::Tensor uniform(std::span<const Position> positions, Purpose purpose,
                      at::IntArrayRef sample_shape, const at::TensorOptions& options) const;
 
-  /// N(0,1) of shape [positions, sample_shape...]; drawn in float, then cast to the dtype asked for.
+  /// N(0,1) of shape [positions, sample_shape...]; drawn in float, then cast to the dtype asked
+  /// for.
   at::Tensor normal(std::span<const Position> positions, Purpose purpose,
                     at::IntArrayRef sample_shape, const at::TensorOptions& options) const;
 
   /// One N(0,1) or U[0,1) tensor that belongs to no sample (initial weights): position 0.
   at::Tensor normal(Purpose purpose, at::IntArrayRef shape, const at::TensorOptions& options) const;
-  at::Tensor uniform(Purpose purpose, at::IntArrayRef shape, const at::TensorOptions& options) const;
+  at::Tensor uniform(Purpose purpose, at::IntArrayRef shape,
+                     const at::TensorOptions& options) const;
 
  private:
   std::uint64_t seed_;

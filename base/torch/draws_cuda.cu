@@ -1,10 +1,10 @@
 // CUDA side of Draws: one thread draws one block of four numbers.
+#include "base/torch/draw_block.h"
+
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include <cstdint>
-
-#include "base/torch/draw_block.h"
 
 namespace trestle::detail {
 namespace {

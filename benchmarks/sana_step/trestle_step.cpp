@@ -1,23 +1,23 @@
 // Trains Sana in Trestle on random data, a round at a time, and says how fast: the contender of
 // diffusers_step.py, with the same options, the same "go N" protocol and the same kind of step.
 //
-// A step is trainers::plain_step on one rank: draws, bridge loss forward and backward over the micro
-// batches, reduction (of one rank), clipping, AdamW, EMA. Data lies ready in memory.
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-
-#include <chrono>
-#include <ctime>
-#include <iostream>
-#include <map>
-#include <nlohmann/json.hpp>
-
+// A step is trainers::plain_step on one rank: draws, bridge loss forward and backward over the
+// micro batches, reduction (of one rank), clipping, AdamW, EMA. Data lies ready in memory.
 #include "base/error.h"
 #include "base/files.h"
 #include "configs/json.h"
 #include "models/sana/transformer.h"
 #include "processes/brownian_bridge.h"
 #include "trainers/plain_step.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <nlohmann/json.hpp>
+
+#include <chrono>
+#include <ctime>
+#include <iostream>
+#include <map>
 
 namespace {
 
@@ -36,11 +36,17 @@ Arguments parse(int argc, char** argv) {
   Arguments arguments;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string name = argv[i];
-    if (name == "--workload") arguments.workload = argv[i + 1];
-    else if (name == "--batch") arguments.batch = std::stoll(argv[i + 1]);
-    else if (name == "--micro-batch") arguments.micro_batch = std::stoll(argv[i + 1]);
-    else if (name == "--threads") arguments.threads = std::stoll(argv[i + 1]);
-    else fail(ExitCode::usage, "{} is no option (--workload, --batch, --micro-batch, --threads).", name);
+    if (name == "--workload")
+      arguments.workload = argv[i + 1];
+    else if (name == "--batch")
+      arguments.batch = std::stoll(argv[i + 1]);
+    else if (name == "--micro-batch")
+      arguments.micro_batch = std::stoll(argv[i + 1]);
+    else if (name == "--threads")
+      arguments.threads = std::stoll(argv[i + 1]);
+    else
+      fail(ExitCode::usage, "{} is no option (--workload, --batch, --micro-batch, --threads).",
+           name);
   }
   if (arguments.micro_batch == 0) arguments.micro_batch = arguments.batch;
   return arguments;
@@ -55,7 +61,8 @@ class RandomPairs : public data::Dataset {
     const at::TensorOptions options(at::kFloat);
     source_ = draws.normal(Purpose("source"), shape, options);
     target_ = draws.normal(Purpose("target"), shape, options);
-    text_ = draws.normal(Purpose("text"), {kPool, workload["text_tokens"], config.caption_channels}, options);
+    text_ = draws.normal(Purpose("text"), {kPool, workload["text_tokens"], config.caption_channels},
+                         options);
     mask_ = at::ones({kPool, workload["text_tokens"].get<std::int64_t>()}, at::kLong);
   }
   std::int64_t size() const override { return kPool; }
@@ -101,7 +108,9 @@ class BridgeOnPairs : public trainers::Task {
                                         .text_mask_bl = batch.tensor("text_mask")});
     return {.terms = {{.name = "bridge", .per_sample = processes::bridge_loss(velocity, point)}}};
   }
-  std::vector<formats::Picture> sample(const trainers::SampleRequest&, const Draws&) override { return {}; }
+  std::vector<formats::Picture> sample(const trainers::SampleRequest&, const Draws&) override {
+    return {};
+  }
   std::int64_t numel() const { return parameters_.numel(); }
 
  private:
@@ -119,9 +128,10 @@ double cpu_seconds() {
 
 void serve(const Arguments& arguments) {
   at::set_num_threads(static_cast<int>(arguments.threads));
-  const auto workload = nlohmann::json::parse(
-      read_text_file(arguments.workload, kTextLimit, ExitCode::data));
-  const auto config = configs::from_json<models::sana::SanaConfig>(workload["model"].dump(), arguments.workload);
+  const auto workload =
+      nlohmann::json::parse(read_text_file(arguments.workload, kTextLimit, ExitCode::data));
+  const auto config =
+      configs::from_json<models::sana::SanaConfig>(workload["model"].dump(), arguments.workload);
   BridgeOnPairs task(workload, config);
   const auto parameters = task.groups().front().parameters;
   const double learning_rate = workload["learning_rate"];
@@ -162,8 +172,8 @@ void serve(const Arguments& arguments) {
         batch.positions = positions;
         return batch;
       };
-      loss += trainers::plain_step(parts, {step}, draws, {{"all", arguments.batch}}, plan.micro_steps(),
-                                   next_batch, learning_rate)
+      loss += trainers::plain_step(parts, {step}, draws, {{"all", arguments.batch}},
+                                   plan.micro_steps(), next_batch, learning_rate)
                   .loss;
     }
     const double wall =

@@ -1,18 +1,20 @@
 #include "launch/commands/command.h"
 
-#include <ATen/Parallel.h>
-#include <CLI/CLI.hpp>
-
 #include "base/error.h"
 #include "base/log.h"
 #include "dist/binding.h"
 #include "dist/launch_check.h"
 #include "dist/mpi_runtime.h"
 
+#include <ATen/Parallel.h>
+#include <CLI/CLI.hpp>
+
 namespace trestle::launch {
 
 void RecipeArguments::add_to(CLI::App& command) {
-  command.add_option("recipe", file, "the recipe, a TOML file")->required()->type_name("RECIPE.toml");
+  command.add_option("recipe", file, "the recipe, a TOML file")
+      ->required()
+      ->type_name("RECIPE.toml");
   command.add_option("--set", sets, "override a key: --set train.steps=100 (may be repeated)")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false)

@@ -1,14 +1,14 @@
 // The commands of the program: each adds itself to the command line and, if chosen, sets what is to
-// be run. They are thin: parse, call the rooms, print. Results for programs go to stdout, everything
-// said to people goes to stderr.
+// be run. They are thin: parse, call the rooms, print. Results for programs go to stdout,
+// everything said to people goes to stderr.
 #pragma once
+#include "configs/recipe.h"
+#include "dist/communicator.h"
+
 #include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "configs/recipe.h"
-#include "dist/communicator.h"
 
 namespace CLI {
 class App;
@@ -34,11 +34,12 @@ struct RecipeArguments {
 };
 
 /// Starts MPI, checks that the launcher and MPI agree on the number of ranks, sets log rank and
-/// threads, runs `body` on every rank, and turns errors into the documented exit code on every rank.
+/// threads, runs `body` on every rank, and turns errors into the documented exit code on every
+/// rank.
 int with_ranks(const std::function<int(const dist::Communicator& world)>& body);
 
-/// Says how ranks and threads are bound, and sets this rank's threads. COLLECTIVE. `threads` 0: from
-/// OMP_NUM_THREADS, else this rank's share of the host's cores.
+/// Says how ranks and threads are bound, and sets this rank's threads. COLLECTIVE. `threads` 0:
+/// from OMP_NUM_THREADS, else this rank's share of the host's cores.
 void bind_threads(const dist::Communicator& world, std::int64_t threads);
 
 void set_log_level_by_name(std::string_view name);

@@ -1,12 +1,11 @@
-#include <CLI/CLI.hpp>
-
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
-
 #include "base/error.h"
 #include "configs/nearest.h"
 #include "launch/commands/command.h"
 #include "trainers/options.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 namespace trestle::launch {
 namespace {
@@ -39,8 +38,9 @@ int explain(const RecipeArguments& arguments, const std::string& key, bool json)
     names.push_back(e.key);
     if (key.empty() || e.key == key || e.key.starts_with(key + ".")) chosen.push_back(e);
   }
-  TRESTLE_REQUIRE(!chosen.empty(), "{} has no key \"{}\" (no option has that name). Did you mean {}?",
-                  recipe.name(), key, configs::nearest(key, names));
+  TRESTLE_REQUIRE(!chosen.empty(),
+                  "{} has no key \"{}\" (no option has that name). Did you mean {}?", recipe.name(),
+                  key, configs::nearest(key, names));
   if (json) {
     nlohmann::ordered_json all = nlohmann::ordered_json::array();
     for (const auto& e : chosen) all.push_back(to_json(e));
@@ -65,7 +65,8 @@ int explain(const RecipeArguments& arguments, const std::string& key, bool json)
 }  // namespace
 
 void add_explain(CLI::App& app, Action& action) {
-  auto* command = app.add_subcommand("explain", "show every option: value, where it was set, default, unit, range, meaning");
+  auto* command = app.add_subcommand(
+      "explain", "show every option: value, where it was set, default, unit, range, meaning");
   auto recipe = std::make_shared<RecipeArguments>();
   auto key = std::make_shared<std::string>();
   auto json = std::make_shared<bool>(false);

@@ -1,14 +1,13 @@
-#include <CLI/CLI.hpp>
-
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-#include <nlohmann/json.hpp>
-
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/shard_reader.h"
 #include "configs/nearest.h"
 #include "launch/commands/command.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
 
 namespace trestle::launch {
 namespace {
@@ -20,7 +19,8 @@ std::string text_of(const checkpoint::Value& value) {
 int verify(const std::filesystem::path& folder) {
   const auto damages = checkpoint::verify(folder);
   for (const auto& damage : damages) {
-    fmt::print("damaged: {} bytes {} to {}: {}\n", damage.file, damage.begin, damage.end, damage.what);
+    fmt::print("damaged: {} bytes {} to {}: {}\n", damage.file, damage.begin, damage.end,
+               damage.what);
   }
   if (!damages.empty()) return static_cast<int>(ExitCode::checkpoint);
   fmt::print("{}: every byte has its digest\n", folder.string());
@@ -39,12 +39,14 @@ void print_tensor(const checkpoint::Manifest& manifest, const std::string& name)
   fmt::print("{}\n  shape [{}] {}\n", name, fmt::join(record.shape, ", "),
              formats::element_name(record.dtype));
   for (const auto& piece : record.pieces) {
-    fmt::print("  elements {} to {}: {} bytes at offset {} of {} (dataset {})\n", piece.begin, piece.end,
-               piece.bytes, piece.offset, manifest.files[piece.file].name, piece.dataset);
+    fmt::print("  elements {} to {}: {} bytes at offset {} of {} (dataset {})\n", piece.begin,
+               piece.end, piece.bytes, piece.offset, manifest.files[piece.file].name,
+               piece.dataset);
   }
 }
 
-void print_summary(const std::filesystem::path& folder, const checkpoint::Manifest& manifest, bool json) {
+void print_summary(const std::filesystem::path& folder, const checkpoint::Manifest& manifest,
+                   bool json) {
   std::uint64_t bytes = 0;
   for (const auto& file : manifest.files) bytes += file.bytes;
   if (json) {
@@ -78,12 +80,15 @@ void print_summary(const std::filesystem::path& folder, const checkpoint::Manife
 }  // namespace
 
 void add_inspect(CLI::App& app, Action& action) {
-  auto* command = app.add_subcommand("inspect", "show what a checkpoint holds, and whether it is whole");
+  auto* command =
+      app.add_subcommand("inspect", "show what a checkpoint holds, and whether it is whole");
   auto folder = std::make_shared<std::string>();
   auto tensor = std::make_shared<std::string>();
   auto check = std::make_shared<bool>(false);
   auto json = std::make_shared<bool>(false);
-  command->add_option("checkpoint", *folder, "a folder such as runs/quickstart/checkpoints/step-00000100")
+  command
+      ->add_option("checkpoint", *folder,
+                   "a folder such as runs/quickstart/checkpoints/step-00000100")
       ->required()
       ->type_name("CHECKPOINT");
   command->add_option("--tensor", *tensor, "where one tensor's bytes lie")->type_name("NAME");
@@ -93,8 +98,10 @@ void add_inspect(CLI::App& app, Action& action) {
     action = [=] {
       if (*check) return verify(*folder);
       const auto manifest = checkpoint::read_manifest(*folder);
-      if (tensor->empty()) print_summary(*folder, manifest, *json);
-      else print_tensor(manifest, *tensor);
+      if (tensor->empty())
+        print_summary(*folder, manifest, *json);
+      else
+        print_tensor(manifest, *tensor);
       return 0;
     };
   });

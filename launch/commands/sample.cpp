@@ -1,11 +1,11 @@
-#include <CLI/CLI.hpp>
-
 #include "base/error.h"
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
 #include "launch/commands/command.h"
 #include "trainers/grid.h"
 #include "trainers/trainer.h"
+
+#include <CLI/CLI.hpp>
 
 namespace trestle::launch {
 namespace {
@@ -17,7 +17,8 @@ std::filesystem::path find_checkpoint(const std::filesystem::path& given) {
     if (auto found = checkpoint::newest(folder)) return *found;
   }
   fail(ExitCode::checkpoint,
-       "\"{}\" holds no checkpoint (neither manifest.json nor a run's checkpoints/ folder). Give a run "
+       "\"{}\" holds no checkpoint (neither manifest.json nor a run's checkpoints/ folder). Give a "
+       "run "
        "directory or a folder such as runs/quickstart/checkpoints/step-00000100.",
        given.string());
 }
@@ -32,9 +33,8 @@ int sample(const dist::Communicator& world, const std::string& given, const std:
     return found;
   });
   bind_threads(world, recipe.section<trainers::DistOptions>("dist").threads);
-  auto assembly = world.agreed([&] {
-    return trainers::Assembly(recipe, trainers::Materialise::weights);
-  });
+  auto assembly =
+      world.agreed([&] { return trainers::Assembly(recipe, trainers::Materialise::weights); });
   world.agreed([&] {
     trainers::TrainingState state = assembly.state();
     checkpoint::load(folder, state.visitor());
@@ -50,23 +50,26 @@ int sample(const dist::Communicator& world, const std::string& given, const std:
 }  // namespace
 
 void add_sample(CLI::App& app, Action& action) {
-  auto* command = app.add_subcommand("sample", "make pictures from a checkpoint and the data its recipe names");
+  auto* command =
+      app.add_subcommand("sample", "make pictures from a checkpoint and the data its recipe names");
   auto from = std::make_shared<std::string>();
   auto out = std::make_shared<std::string>("sample.png");
   auto sets = std::make_shared<std::vector<std::string>>();
   command->add_option("from", *from, "a run directory (its newest checkpoint) or a checkpoint")
       ->required()
       ->type_name("RUN_DIR|CHECKPOINT");
-  command->add_option("--out", *out, "the picture to write (default: sample.png)")->type_name("FILE.png");
-  command->add_option("--set", *sets, "override a key of the checkpoint's recipe: --set sample.steps=32")
+  command->add_option("--out", *out, "the picture to write (default: sample.png)")
+      ->type_name("FILE.png");
+  command
+      ->add_option("--set", *sets,
+                   "override a key of the checkpoint's recipe: --set sample.steps=32")
       ->type_name("KEY=VALUE")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   command->callback([=, &action] {
     action = [=] {
-      return with_ranks([&](const dist::Communicator& world) {
-        return sample(world, *from, *out, *sets);
-      });
+      return with_ranks(
+          [&](const dist::Communicator& world) { return sample(world, *from, *out, *sets); });
     };
   });
 }

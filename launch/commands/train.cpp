@@ -1,8 +1,8 @@
-#include <CLI/CLI.hpp>
-
 #include "base/log.h"
 #include "launch/commands/command.h"
 #include "trainers/trainer.h"
+
+#include <CLI/CLI.hpp>
 
 namespace trestle::launch {
 
@@ -11,7 +11,9 @@ void add_train(CLI::App& app, Action& action) {
   auto recipe = std::make_shared<RecipeArguments>();
   auto run_dir = std::make_shared<std::string>();
   recipe->add_to(*command);
-  command->add_option("--run-dir", *run_dir, "where the run lives (default: runs/<name of the recipe>)")
+  command
+      ->add_option("--run-dir", *run_dir,
+                   "where the run lives (default: runs/<name of the recipe>)")
       ->type_name("DIR");
   command->footer(
       "Start one process a rank: mpirun -n 4 trestle train RECIPE.toml, or srun --mpi=pmix ...\n"
@@ -25,8 +27,9 @@ void add_train(CLI::App& app, Action& action) {
           return found;
         });
         set_log_level_by_name(loaded.section<trainers::LogOptions>("log").level);
-        const trainers::RunDirectory directory(run_dir->empty() ? trainers::default_run_directory(loaded)
-                                                                : std::filesystem::path(*run_dir));
+        const trainers::RunDirectory directory(run_dir->empty()
+                                                   ? trainers::default_run_directory(loaded)
+                                                   : std::filesystem::path(*run_dir));
         world.agreed([&] {
           directory.create();
           set_log_file(directory.log(world.rank()).string());

@@ -1,10 +1,9 @@
-#include <CLI/CLI.hpp>
-
-#include <fmt/format.h>
-
 #include "data/sampler.h"
 #include "launch/commands/command.h"
 #include "trainers/trainer.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
 
 namespace trestle::launch {
 namespace {
@@ -44,16 +43,16 @@ int validate(const RecipeArguments& arguments, int world) {
 }  // namespace
 
 void add_validate(CLI::App& app, Action& action) {
-  auto* command = app.add_subcommand("validate", "find what is wrong with a recipe and its data, without training");
+  auto* command = app.add_subcommand(
+      "validate", "find what is wrong with a recipe and its data, without training");
   auto recipe = std::make_shared<RecipeArguments>();
   auto world = std::make_shared<int>(1);
   recipe->add_to(*command);
   command->add_option("--world", *world, "number of ranks it will run on")
       ->type_name("N")
       ->check(CLI::PositiveNumber);
-  command->callback([recipe, world, &action] {
-    action = [recipe, world] { return validate(*recipe, *world); };
-  });
+  command->callback(
+      [recipe, world, &action] { action = [recipe, world] { return validate(*recipe, *world); }; });
 }
 
 }  // namespace trestle::launch

@@ -1,9 +1,9 @@
 // The CUDA draws against the CPU's.
+#include "base/torch/draws.h"
+
 #include <ATen/ATen.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <gtest/gtest.h>
-
-#include "base/torch/draws.h"
 
 namespace trestle {
 namespace {

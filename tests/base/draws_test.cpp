@@ -16,7 +16,8 @@ std::vector<Position> positions(std::initializer_list<std::int64_t> values) {
 
 TEST(Draws, RowsDependOnTheirPositionOnly) {
   const Draws draws(7);
-  const at::Tensor many = draws.normal(positions({5, 9, 1LL << 40}), Purpose("noise"), {3, 7}, kFloat);
+  const at::Tensor many =
+      draws.normal(positions({5, 9, 1LL << 40}), Purpose("noise"), {3, 7}, kFloat);
   const at::Tensor one = draws.normal(positions({9}), Purpose("noise"), {3, 7}, kFloat);
   EXPECT_TRUE(at::equal(many[1], one[0]));
   EXPECT_FALSE(at::equal(many[0], many[2]));

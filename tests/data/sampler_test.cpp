@@ -1,12 +1,12 @@
 #include "data/sampler.h"
 
+#include "base/error.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <numeric>
 #include <set>
-
-#include "base/error.h"
 
 namespace trestle::data {
 namespace {

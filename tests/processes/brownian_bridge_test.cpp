@@ -1,10 +1,10 @@
 // Identities of the bridge (ViBT, arXiv:2511.23199, in reversed time).
 #include "processes/brownian_bridge.h"
 
+#include "base/torch/draws.h"
+
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
-
-#include "base/torch/draws.h"
 
 namespace trestle::processes {
 namespace {
@@ -37,7 +37,8 @@ TEST(Bridge, StateHasTheMeanAndVarianceOfABridge) {
     const auto point = bridge_point(source, target, at::full({kCount}, r, kDouble), noise, s);
     const at::Tensor mean = r * source[0] + (1 - r) * target[0];
     EXPECT_TRUE(at::allclose(point.x.mean(0), mean, 0, 5e-3)) << r;
-    EXPECT_TRUE(at::allclose(point.x.var(0), at::full({2}, s * s * r * (1 - r), kDouble), 2e-2, 0)) << r;
+    EXPECT_TRUE(at::allclose(point.x.var(0), at::full({2}, s * s * r * (1 - r), kDouble), 2e-2, 0))
+        << r;
   }
 }
 
@@ -71,8 +72,8 @@ TEST(Bridge, WeightIsTheCorrectedOne) {
   // 1/alpha² with s² inside (the paper's Algorithm S1), not the s = 1 special case.
   const auto [source, target] = pair(1, 5);
   const double rho = (target - source).square().mean().item<double>(), r = 0.2, s = 0.5;
-  const auto point = bridge_point(source, target, at::full({1}, r, kDouble),
-                                  at::zeros({1, 5}, kDouble), s);
+  const auto point =
+      bridge_point(source, target, at::full({1}, r, kDouble), at::zeros({1, 5}, kDouble), s);
   const double alpha_squared = 1 + s * s * (1 - r) / (r * rho);
   EXPECT_NEAR(point.weight_b.item<double>(), 1 / std::sqrt(alpha_squared), 1e-12);
 }
@@ -92,7 +93,8 @@ TEST(Bridge, ComputesInFloatUnlessDouble) {
   const auto point = bridge_point(half, half * 2, at::full({2}, 0.5), at::zeros({2, 3}), 0.5);
   EXPECT_EQ(point.x.scalar_type(), at::kFloat);
   const at::Tensor wide = half.to(at::kDouble);
-  EXPECT_EQ(bridge_point(wide, wide, at::full({2}, 0.5), wide, 0.5).target.scalar_type(), at::kDouble);
+  EXPECT_EQ(bridge_point(wide, wide, at::full({2}, 0.5), wide, 0.5).target.scalar_type(),
+            at::kDouble);
 }
 
 TEST(BridgeSampler, GridRunsFromSourceToTarget) {
@@ -113,11 +115,13 @@ TEST(BridgeSampler, ExactDriftGivesTheBridgeAndEndsAtTheTarget) {
   double worst_variance = 0;
   const auto drift = [&](const at::Tensor& x, double r) {
     const double expected = s * s * r * (1 - r);
-    if (r < 1) worst_variance = std::max(worst_variance, std::abs(x.var(0).item<double>() - expected));
+    if (r < 1)
+      worst_variance = std::max(worst_variance, std::abs(x.var(0).item<double>() - expected));
     return (x - target) / r;
   };
   const auto noise = [&](std::int64_t step) {
-    return Draws(9).normal(rows(kCount), Purpose("n").at(static_cast<std::uint32_t>(step)), {1}, kDouble);
+    return Draws(9).normal(rows(kCount), Purpose("n").at(static_cast<std::uint32_t>(step)), {1},
+                           kDouble);
   };
   const at::Tensor end =
       sample_bridge(source, drift, noise, s, {.steps = 20, .shift = 1.0, .method = "sde"});

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""No option is decoration: each described option and each Sana config field is changed, and either a
-result or an error must change.
+"""No option is decoration: every described option, Sana's configuration fields included, is
+changed, and either a result or an error must change.
 
 A result is what a run leaves: the weights and averages of its checkpoints, its metrics (times left
-out), its pictures, its summary, its files, and what it printed. A field whose change is refused must
-be named in the error, with exit code 2 or 3.
+out), its pictures, its summary, its files, and what it printed. A field whose change is refused
+must be named in the error, with exit code 2 or 3.
 
     python tests/program/options_test.py --trestle build/release/launch/trestle
 """
@@ -84,7 +84,7 @@ class Runner:
         return result.returncode, digest.hexdigest(), printed
 
     def contents(self, path: Path) -> bytes:
-        """What a file says that does not depend on the time, the recipe's text, or HDF5's stamps."""
+        """What a file says that depends neither on the time nor on the recipe's text."""
         if path.name in ("recipe.resolved.toml", "manifest.json", "latest"):
             return b""
         if path.suffix == ".h5":
@@ -99,7 +99,8 @@ class Runner:
                                for line in lines]).encode()
         if path.name == "summary.json":
             summary = json.loads(path.read_text())
-            return json.dumps({k: v for k, v in summary.items() if k not in VOLATILE_METRICS}).encode()
+            return json.dumps({k: v for k, v in summary.items()
+                               if k not in VOLATILE_METRICS}).encode()
         return path.read_bytes()
 
     @staticmethod

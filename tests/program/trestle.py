@@ -25,7 +25,8 @@ def make_data(folder: Path, size: int = 16, crops: int = 24, heldout: int = 8) -
 
 
 def run(program: Path, *arguments: object, ranks: int = 0, cwd: Path | None = None,
-        environment: dict[str, str] | None = None, timeout: float = 120) -> subprocess.CompletedProcess:
+        environment: dict[str, str] | None = None,
+        timeout: float = 120) -> subprocess.CompletedProcess:
     """Runs the program, under mpirun when ranks > 0; returns its exit code and output."""
     command = [str(program), *map(str, arguments)]
     if ranks > 0:
@@ -40,7 +41,8 @@ def run(program: Path, *arguments: object, ranks: int = 0, cwd: Path | None = No
 def checked(result: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
     """Fails with everything that was printed unless the program ended well."""
     if result.returncode != 0:
-        raise AssertionError(f"{result.args} exited {result.returncode}\n{result.stdout}{result.stderr}")
+        said = result.stdout + result.stderr
+        raise AssertionError(f"{result.args} exited {result.returncode}\n{said}")
     return result
 
 

@@ -8,19 +8,19 @@
 // how many fused kernels ran.
 //
 // oracle_replay --keys CONFIG.json prints NAME<TAB>AxBxC for a model on the meta device.
-#include <ATen/ATen.h>
-#include <torch/csrc/autograd/autograd.h>
-
-#include <cstdio>
-#include <filesystem>
-#include <nlohmann/json.hpp>
-
 #include "base/error.h"
 #include "base/files.h"
 #include "configs/json.h"
 #include "models/nn/activations.h"
 #include "models/sana/transformer.h"
 #include "models/weights/safetensors_io.h"
+
+#include <ATen/ATen.h>
+#include <nlohmann/json.hpp>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <cstdio>
+#include <filesystem>
 
 namespace {
 
@@ -75,7 +75,8 @@ void replay_sana(const fs::path& folder, const nlohmann::json& description) {
   const auto add = [&](const std::string& key, const at::Tensor& leaf) {
     results.push_back({key, leaf.grad().defined() ? leaf.grad() : at::zeros_like(leaf)});
   };
-  for (const auto& parameter : sana.parameters.all()) add("grad." + parameter.name, parameter.tensor);
+  for (const auto& parameter : sana.parameters.all())
+    add("grad." + parameter.name, parameter.tensor);
   add("grad_input.hidden_states", hidden_states);
   add("grad_input.encoder_hidden_states", text);
   models::weights::write_tensors(folder / "replayed.safetensors", results,
@@ -91,7 +92,8 @@ void replay(const fs::path& folder) {
                   file.string());
   const auto family = description.at("family").get<std::string>();
   if (family == "sana") return replay_sana(folder, description);
-  fail(ExitCode::usage, "{}: family \"{}\" is not known (sana is). Correct it.", file.string(), family);
+  fail(ExitCode::usage, "{}: family \"{}\" is not known (sana is). Correct it.", file.string(),
+       family);
 }
 
 void print_keys(const std::string& file) {
@@ -112,7 +114,9 @@ int main(int argc, char** argv) {
       print_keys(arguments[1]);
       return 0;
     }
-    TRESTLE_REQUIRE(!arguments.empty(), "no case given (nothing to replay). Usage: oracle_replay CASE_DIR ... | --keys CONFIG.json");
+    TRESTLE_REQUIRE(!arguments.empty(),
+                    "no case given (nothing to replay). Usage: oracle_replay CASE_DIR ... | --keys "
+                    "CONFIG.json");
     for (const auto& folder : arguments) replay(folder);
     return 0;
   } catch (const trestle::Error& error) {

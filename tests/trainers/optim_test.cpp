@@ -1,11 +1,11 @@
 // AdamW against ATen's own fused AdamW, the averages and schedules against diffusers' formulas.
-#include <ATen/ATen.h>
-#include <gtest/gtest.h>
-
 #include "base/torch/draws.h"
 #include "trainers/optim/adamw.h"
 #include "trainers/optim/ema.h"
 #include "trainers/optim/schedule.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
 
 namespace trestle::trainers {
 namespace {
@@ -35,7 +35,8 @@ TEST(AdamW, EqualsAtensFusedKernel) {
     for (std::uint32_t step = 0; step < 20; ++step) {
       std::vector<at::Tensor> gradients;
       for (const auto& parameter : parameters.all()) {
-        const at::Tensor g = Draws(2).normal(Purpose(parameter.name).at(step), parameter.tensor.sizes(), options);
+        const at::Tensor g =
+            Draws(2).normal(Purpose(parameter.name).at(step), parameter.tensor.sizes(), options);
         parameter.tensor.mutable_grad() = g;
         gradients.push_back(g * 0.5);
         steps[gradients.size() - 1] += 1;
@@ -45,7 +46,8 @@ TEST(AdamW, EqualsAtensFusedKernel) {
     }
     for (std::size_t i = 0; i < p.size(); ++i) {
       const double worst =
-          ((p[i] - parameters.all()[i].tensor.detach()).abs().max() / p[i].abs().max()).item<double>();
+          ((p[i] - parameters.all()[i].tensor.detach()).abs().max() / p[i].abs().max())
+              .item<double>();
       EXPECT_LT(worst, dtype == at::kFloat ? 1e-6 : 1e-14);
     }
   }

@@ -1,18 +1,18 @@
-// The loop on the line_fit task: it learns, any number of ranks gives the same result, a resumed run
-// equals an uninterrupted one, and an error on one rank reaches all.
+// The loop on the line_fit task: it learns, any number of ranks gives the same result, a resumed
+// run equals an uninterrupted one, and an error on one rank reaches all.
 #include "trainers/trainer.h"
-
-#include <ATen/ATen.h>
-#include <gtest/gtest.h>
-
-#include <atomic>
-#include <fstream>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
 #include "dist/simulated.h"
 #include "tests/support/scratch.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <fstream>
 
 namespace trestle::trainers {
 namespace {
@@ -49,14 +49,16 @@ at::Tensor train(int ranks, const std::filesystem::path& folder,
   TrainingState state = assembly.state();
   checkpoint::load(*checkpoint::newest(folder / "checkpoints"), state.visitor());
   std::vector<at::Tensor> flat;
-  for (const auto& parameter : assembly.parameters) flat.push_back(parameter.tensor.detach().flatten());
+  for (const auto& parameter : assembly.parameters)
+    flat.push_back(parameter.tensor.detach().flatten());
   return at::cat(flat);
 }
 
 TEST(Trainer, LearnsTheLine) {
   const Scratch scratch;
   const at::Tensor fitted = train(1, scratch.path(), {"train.steps=300", "train.micro_batch=12"});
-  EXPECT_LT((fitted - at::tensor({1.0, 2.0, 3.0, 0.5}, at::kDouble)).abs().max().item<double>(), 0.02);
+  EXPECT_LT((fitted - at::tensor({1.0, 2.0, 3.0, 0.5}, at::kDouble)).abs().max().item<double>(),
+            0.02);
   EXPECT_TRUE(std::filesystem::exists(scratch.path() / "summary.json"));
   EXPECT_TRUE(std::filesystem::exists(scratch.path() / "samples" / "step-00000300.png"));
 }
@@ -121,8 +123,8 @@ TEST(Trainer, DivergenceIsAnErrorOfCodeSixOnEveryRank) {
   std::atomic<int> codes{0};
   dist::simulate(2, [&](const dist::Communicator& world) {
     try {
-      Trainer(recipe({"optim.learning_rate=1e308", "train.max_grad_norm=0", "task.dtype=float32"}), world,
-              RunDirectory(scratch.path()))
+      Trainer(recipe({"optim.learning_rate=1e308", "train.max_grad_norm=0", "task.dtype=float32"}),
+              world, RunDirectory(scratch.path()))
           .run();
     } catch (const Error& error) {
       if (error.code() == ExitCode::numbers) ++codes;

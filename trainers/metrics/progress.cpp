@@ -1,13 +1,12 @@
 #include "trainers/metrics/progress.h"
 
+#include "base/log.h"
+#include "base/terminal.h"
+
 #include <fmt/format.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
-
-#include "base/log.h"
 
 namespace trestle::trainers {
 namespace {
@@ -17,12 +16,6 @@ constexpr auto kRedraw = std::chrono::milliseconds(100);
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-std::size_t terminal_columns() {
-  winsize size{};
-  const bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 10;
-  return known ? size.ws_col : 80;
 }
 
 }  // namespace
@@ -42,7 +35,7 @@ Progress::Progress(std::string title, std::string unit, std::int64_t done, std::
       first_(done),
       total_(total),
       line_every_(std::max<std::int64_t>(1, line_every)),
-      terminal_(isatty(STDERR_FILENO) != 0),
+      terminal_(stderr_is_terminal()),
       started_(std::chrono::steady_clock::now()) {}
 
 Progress::~Progress() { close(); }
@@ -53,18 +46,24 @@ void Progress::update(std::int64_t done, const std::string& details) {
   const std::string left =
       fresh > 0 ? clock_text(elapsed / double(fresh) * double(total_ - done)) : "?";
   const std::string separator = details.empty() ? "" : " | ";
-  if (!terminal_) {
-    if (done / line_every_ == last_line_ && done != total_) return;
+  if (done / line_every_ != last_line_ || done == total_) {
     last_line_ = done / line_every_;
-    log_info("{} {}/{} {}{}{} | {} left", title_, done, total_, unit_, separator, details, left);
-    return;
+    const auto line = fmt::format("{} {}/{} {}{}{} | {} left", title_, done, total_, unit_,
+                                  separator, details, left);
+    if (terminal_)
+      log_to_file(line);
+    else
+      log_info("{}", line);
   }
+  if (!terminal_) return;
   const auto now = std::chrono::steady_clock::now();
   if (done != total_ && open_ && now - last_drawn_ < kRedraw) return;
   last_drawn_ = now;
-  const auto filled = static_cast<int>(double(kBarWidth) * double(done) / double(std::max<std::int64_t>(1, total_)));
-  std::string line = fmt::format("{} [{:#<{}}{:.<{}}] {}/{} {}{}{} | {} left", title_, "", filled, "",
-                                 kBarWidth - filled, done, total_, unit_, separator, details, left);
+  const auto filled = static_cast<int>(double(kBarWidth) * double(done) /
+                                       double(std::max<std::int64_t>(1, total_)));
+  std::string line =
+      fmt::format("{} [{:#<{}}{:.<{}}] {}/{} {}{}{} | {} left", title_, "", filled, "",
+                  kBarWidth - filled, done, total_, unit_, separator, details, left);
   line.resize(std::min(line.size(), terminal_columns() - 1));
   std::fprintf(stderr, "\r\x1b[K%s", line.c_str());
   std::fflush(stderr);

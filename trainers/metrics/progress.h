@@ -9,7 +9,8 @@ namespace trestle::trainers {
 
 class Progress {
  public:
-  /// `unit` is a plural noun; off a terminal a line is printed every `line_every` units and at the end.
+  /// `unit` is a plural noun. Every `line_every` units and at the end a plain line goes to the log
+  /// (on a terminal: to the log file only).
   Progress(std::string title, std::string unit, std::int64_t done, std::int64_t total,
            std::int64_t line_every);
   ~Progress();

@@ -1,14 +1,14 @@
 #include "trainers/metrics/run_directory.h"
 
+#include "base/error.h"
+#include "base/files.h"
+
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include <cmath>
 #include <fstream>
 #include <system_error>
-
-#include "base/error.h"
-#include "base/files.h"
 
 namespace trestle::trainers {
 
@@ -37,7 +37,8 @@ void RunDirectory::rewind_metrics(std::int64_t first_step) const {
   for (std::string line; std::getline(in, line);) {
     const auto object = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
     // A line that a killed run left unfinished goes, too.
-    if (object.is_object() && object.value("step", std::int64_t{-1}) < first_step) kept += line + "\n";
+    if (object.is_object() && object.value("step", std::int64_t{-1}) < first_step)
+      kept += line + "\n";
   }
   in.close();
   write_file_atomic(metrics(), kept, ExitCode::environment);
@@ -47,8 +48,10 @@ void RunDirectory::write_summary(const std::map<std::string, double>& numbers) c
   nlohmann::ordered_json object;
   for (const auto& [name, value] : numbers) {
     const bool whole = value == std::floor(value) && std::abs(value) < 1e15;
-    if (whole) object[name] = static_cast<std::int64_t>(value);
-    else object[name] = value;
+    if (whole)
+      object[name] = static_cast<std::int64_t>(value);
+    else
+      object[name] = value;
   }
   write_file_atomic(summary(), object.dump(2) + "\n", ExitCode::environment);
 }

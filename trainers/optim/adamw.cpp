@@ -1,11 +1,11 @@
 #include "trainers/optim/adamw.h"
 
+#include "base/error.h"
+
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 
 #include <cmath>
-
-#include "base/error.h"
 
 namespace trestle::trainers {
 namespace {
@@ -49,7 +49,8 @@ AdamW::AdamW(std::vector<models::nn::NamedParameter> parameters, const AdamWOpti
     : parameters_(std::move(parameters)), options_(options) {
   for (const auto& parameter : parameters_) {
     const at::Tensor value = parameter.tensor.detach();
-    TRESTLE_ASSERT(value.is_contiguous() && value.device().is_cpu(), "parameter {}", parameter.name);
+    TRESTLE_ASSERT(value.is_contiguous() && value.device().is_cpu(), "parameter {}",
+                   parameter.name);
     exp_avg_.push_back(at::zeros_like(value));
     exp_avg_sq_.push_back(at::zeros_like(value));
   }

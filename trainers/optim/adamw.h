@@ -2,14 +2,14 @@
 // torch.optim.AdamW. State and arithmetic in the parameters' dtype (fp32 or fp64).
 // LOCAL: every rank that holds the same gradients makes the same step. THREADS: one.
 #pragma once
+#include "checkpoint/state_tree.h"
+#include "configs/describe.h"
+#include "models/nn/parameters.h"
+
 #include <ATen/core/TensorBody.h>
 
 #include <cstdint>
 #include <vector>
-
-#include "checkpoint/state_tree.h"
-#include "configs/describe.h"
-#include "models/nn/parameters.h"
 
 namespace trestle::trainers {
 

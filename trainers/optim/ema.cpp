@@ -7,7 +7,8 @@
 namespace trestle::trainers {
 
 void EmaOptions::describe(configs::Fields& f) {
-  f.field("enabled", enabled, {.help = "keep a moving average and use it for pictures and evaluation"});
+  f.field("enabled", enabled,
+          {.help = "keep a moving average and use it for pictures and evaluation"});
   f.field("decay", decay,
           {.help = "decay the ramp min(decay, (1 + n) / (10 + n)) ends at", .min = 0, .below = 1});
 }

@@ -2,14 +2,14 @@
 // min(decay, (1 + n) / (10 + n)), so early averages are not ruled by the initial weights.
 // LOCAL. THREADS: one.
 #pragma once
+#include "checkpoint/state_tree.h"
+#include "configs/describe.h"
+#include "models/nn/parameters.h"
+
 #include <ATen/core/TensorBody.h>
 
 #include <cstdint>
 #include <vector>
-
-#include "checkpoint/state_tree.h"
-#include "configs/describe.h"
-#include "models/nn/parameters.h"
 
 namespace trestle::trainers {
 

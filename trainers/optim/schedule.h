@@ -2,11 +2,11 @@
 // diffusers' constant_with_warmup and cosine schedulers).
 // LOCAL, pure functions.
 #pragma once
-#include <cstdint>
-#include <string>
-
 #include "base/ids.h"
 #include "configs/describe.h"
+
+#include <cstdint>
+#include <string>
 
 namespace trestle::trainers {
 

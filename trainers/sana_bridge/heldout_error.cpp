@@ -1,11 +1,11 @@
 #include "trainers/sana_bridge/heldout_error.h"
 
+#include "trainers/sana_bridge/sana_bridge.h"
+
 #include <ATen/ATen.h>
 
 #include <algorithm>
 #include <numeric>
-
-#include "trainers/sana_bridge/sana_bridge.h"
 
 namespace trestle::trainers::sana_bridge {
 namespace {
@@ -25,7 +25,12 @@ at::Tensor affine_inputs(const at::Tensor& pictures_bchw) {
 
 /// Sum over the batch of each picture's mean squared difference.
 double error_sum(const at::Tensor& a_bchw, const at::Tensor& b_bchw) {
-  return (a_bchw.to(at::kDouble) - b_bchw.to(at::kDouble)).square().flatten(1).mean(1).sum().item<double>();
+  return (a_bchw.to(at::kDouble) - b_bchw.to(at::kDouble))
+      .square()
+      .flatten(1)
+      .mean(1)
+      .sum()
+      .item<double>();
 }
 
 std::vector<data::SampleId> ids_of(IndexRange range, std::int64_t items, std::int64_t available) {

@@ -2,12 +2,12 @@
 // beat: the untouched source, and the best affine colour map fitted on training pictures.
 // Errors are means of squared differences over all pixels and colours in [-1, 1].
 #pragma once
+#include "trainers/job.h"
+
 #include <ATen/core/TensorBody.h>
 
 #include <array>
 #include <memory>
-
-#include "trainers/job.h"
 
 namespace trestle::trainers::sana_bridge {
 
@@ -15,9 +15,9 @@ class SanaBridge;
 
 /// target ≈ weight · (r, g, b, 1): the normal equations first, then the map.
 struct AffineMap {
-  at::Tensor gram = {};      ///< [4, 4] fp64, sum of inputs times inputs
-  at::Tensor moment = {};    ///< [4, 3] fp64, sum of inputs times targets
-  at::Tensor weight_43 = {}; ///< [4, 3] fp64
+  at::Tensor gram = {};       ///< [4, 4] fp64, sum of inputs times inputs
+  at::Tensor moment = {};     ///< [4, 3] fp64, sum of inputs times targets
+  at::Tensor weight_43 = {};  ///< [4, 3] fp64
 };
 
 /// Least squares over training pictures (evenly spread, at most kMaxPictures of them).

@@ -6,7 +6,8 @@
 namespace trestle::trainers::sana_bridge {
 
 void BridgeOptions::describe(configs::Fields& f) {
-  f.field("noise_scale", noise_scale, {.help = "s of the Brownian bridge; 0: a straight line", .min = 0});
+  f.field("noise_scale", noise_scale,
+          {.help = "s of the Brownian bridge; 0: a straight line", .min = 0});
   f.field("codec", codec, {.help = "how pictures become latents", .choices = {"pixels"}});
   f.field("codec_factor", codec_factor,
           {.help = "side of the cell that becomes one latent pixel", .unit = "pixels", .min = 1});
@@ -15,7 +16,8 @@ void BridgeOptions::describe(configs::Fields& f) {
 void ModelOptions::describe(configs::Fields& f) {
   SanaConfig::describe(f);
   f.field("dtype", dtype,
-          {.help = "of parameters, gradients, optimizer state and loss", .choices = {"float32", "float64"}});
+          {.help = "of parameters, gradients, optimizer state and loss",
+           .choices = {"float32", "float64"}});
 }
 
 Options read_options(const configs::Recipe& recipe) {
@@ -42,29 +44,34 @@ Options read_options(const configs::Recipe& recipe) {
                        o.model.in_channels, f, f, f, 3 * f * f, 3 * f * f));
   }
   if (o.model.output_channels() != o.model.in_channels) {
-    refuse("model.out_channels",
-           fmt::format("model.out_channels = {} (a bridge predicts a velocity of the latents' own {} "
-                       "channels). Set it to \"none\" or {}.",
-                       o.model.output_channels(), o.model.in_channels, o.model.in_channels));
+    refuse(
+        "model.out_channels",
+        fmt::format("model.out_channels = {} (a bridge predicts a velocity of the latents' own {} "
+                    "channels). Set it to \"none\" or {}.",
+                    o.model.output_channels(), o.model.in_channels, o.model.in_channels));
   }
   if (o.data.resolution != f * o.model.sample_size) {
     refuse("model.sample_size",
-           fmt::format("model.sample_size = {} (pictures of data.resolution = {} pixels become latents "
-                       "of {} / {} pixels a side). Make data.resolution = task.codec_factor x "
-                       "model.sample_size.",
-                       o.model.sample_size, o.data.resolution, o.data.resolution, f));
+           fmt::format(
+               "model.sample_size = {} (pictures of data.resolution = {} pixels become latents "
+               "of {} / {} pixels a side). Make data.resolution = task.codec_factor x "
+               "model.sample_size.",
+               o.model.sample_size, o.data.resolution, o.data.resolution, f));
   }
   if (o.model.guidance_embeds_scale != models::sana::SanaConfig().guidance_embeds_scale) {
-    refuse("model.guidance_embeds_scale",
-           fmt::format("model.guidance_embeds_scale = {} has no effect (guidance embeddings are not "
-                       "supported). Remove it.",
-                       o.model.guidance_embeds_scale));
+    refuse(
+        "model.guidance_embeds_scale",
+        fmt::format("model.guidance_embeds_scale = {} has no effect (guidance embeddings are not "
+                    "supported). Remove it.",
+                    o.model.guidance_embeds_scale));
   }
   if (o.model.sample_size % o.model.patch_size != 0) {
-    refuse("model.patch_size",
-           fmt::format("model.patch_size = {} does not divide model.sample_size = {} (tokens would not tile "
-                       "the latents). Change one of them.",
-                       o.model.patch_size, o.model.sample_size));
+    refuse(
+        "model.patch_size",
+        fmt::format(
+            "model.patch_size = {} does not divide model.sample_size = {} (tokens would not tile "
+            "the latents). Change one of them.",
+            o.model.patch_size, o.model.sample_size));
   }
   if (!problems.empty()) throw Error(ExitCode::usage, problems);
   return o;

@@ -1,14 +1,14 @@
 // The recipe sections of the task sana_bridge. LOCAL, plain values.
 #pragma once
-#include <ATen/core/TensorBody.h>
-
-#include <string>
-
 #include "configs/describe.h"
 #include "configs/recipe.h"
 #include "data/paired_pictures.h"
 #include "models/sana/config.h"
 #include "processes/brownian_bridge.h"
+
+#include <ATen/core/TensorBody.h>
+
+#include <string>
 
 namespace trestle::trainers::sana_bridge {
 

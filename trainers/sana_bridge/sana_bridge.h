@@ -1,12 +1,12 @@
 // Picture to picture with a Sana transformer and a Brownian bridge (ViBT, arXiv:2511.23199): the
 // network learns the velocity from source to target latents, conditioned on a prompt.
 #pragma once
-#include <memory>
-
 #include "models/pixels/codec.h"
 #include "models/sana/transformer.h"
 #include "trainers/sana_bridge/options.h"
 #include "trainers/task.h"
+
+#include <memory>
 
 namespace trestle::trainers::sana_bridge {
 

@@ -1,12 +1,12 @@
-#include <ATen/ATen.h>
-
-#include <algorithm>
-#include <cmath>
-
 #include "base/log.h"
 #include "data/loader.h"
 #include "trainers/sana_bridge/heldout_error.h"
 #include "trainers/sana_bridge/sana_bridge.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
 
 // Axes: B batch, C channels, h w latent sides, H W picture sides.
 
@@ -75,15 +75,16 @@ at::Tensor SanaBridge::velocity(const at::Tensor& x, const at::Tensor& time_b,
                  .dropout = dropout});
 }
 
-LossReport SanaBridge::loss(const Objective&, const data::Batch& batch, const StepContext& context) {
+LossReport SanaBridge::loss(const Objective&, const data::Batch& batch,
+                            const StepContext& context) {
   const auto dtype = options_.model.scalar_type();
   const at::Tensor source_bchw = codec_.encode(batch.tensor("source").to(dtype));
   const at::Tensor target_bchw = codec_.encode(batch.tensor("target").to(dtype));
   const at::Tensor time_b =
       context.draws.uniform(batch.positions, Purpose("bridge.time"), {}, source_bchw.options());
-  const at::Tensor noise_bchw = context.draws.normal(batch.positions, Purpose("bridge.noise"),
-                                                     source_bchw.sizes().slice(1),
-                                                     source_bchw.options());
+  const at::Tensor noise_bchw =
+      context.draws.normal(batch.positions, Purpose("bridge.noise"), source_bchw.sizes().slice(1),
+                           source_bchw.options());
   const auto point = processes::bridge_point(source_bchw, target_bchw, time_b, noise_bchw,
                                              options_.bridge.noise_scale);
   const models::sana::DropoutDraws dropout{context.draws, batch.positions};
@@ -115,8 +116,7 @@ std::vector<formats::Picture> SanaBridge::sample(const SampleRequest& request, c
   for (const auto id : request.ids) {
     const data::Batch batch = dataset(Split::heldout).load(std::span(&id, 1));
     const at::Tensor generated = generate(batch, draws);
-    pictures.push_back(
-        strip({batch.tensor("source")[0], generated[0], batch.tensor("target")[0]}));
+    pictures.push_back(strip({batch.tensor("source")[0], generated[0], batch.tensor("target")[0]}));
   }
   return pictures;
 }

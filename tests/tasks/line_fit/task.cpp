@@ -1,11 +1,12 @@
 // The smallest true task: fit y = x w + b by gradient descent on noisy samples of a known line. It
 // drives every part of the trainer without a model from models/.
+#include "trainers/task.h"
+
+#include "data/loader.h"
+
 #include <ATen/ATen.h>
 
 #include <algorithm>
-
-#include "data/loader.h"
-#include "trainers/task.h"
 
 namespace trestle::trainers::line_fit {
 namespace {
@@ -60,7 +61,8 @@ class LineFit : public Task {
   const data::Dataset& dataset(Split) override { return points_; }
   LossReport loss(const Objective&, const data::Batch& batch, const StepContext& context) override {
     const auto dtype = weight_.scalar_type();
-    const at::Tensor noise = context.draws.normal(batch.positions, Purpose("noise"), {}, at::kDouble);
+    const at::Tensor noise =
+        context.draws.normal(batch.positions, Purpose("noise"), {}, at::kDouble);
     const at::Tensor y = batch.tensor("y") + 0.01 * noise;
     const at::Tensor miss = batch.tensor("x").to(dtype).mv(weight_) + bias_ - y.to(dtype);
     return {.terms = {{.name = "squares", .per_sample = miss.square()}}};
@@ -68,7 +70,8 @@ class LineFit : public Task {
   std::vector<formats::Picture> sample(const SampleRequest& request, const Draws&) override {
     // One pixel whose red is the fitted bias.
     const auto red = static_cast<std::uint8_t>(std::clamp(bias_.item<double>() * 255, 0.0, 255.0));
-    return std::vector<formats::Picture>(request.ids.size(), {.width = 1, .height = 1, .rgb = {red, 0, 0}});
+    return std::vector<formats::Picture>(request.ids.size(),
+                                         {.width = 1, .height = 1, .rgb = {red, 0, 0}});
   }
 
  private:
