@@ -1,4 +1,5 @@
 // The program `trestle`: reads the command line, runs one command, returns its exit code.
+#include "base/allocator.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "launch/commands/command.h"
@@ -9,6 +10,7 @@
 
 int main(int argc, char** argv) {
   using namespace trestle;
+  keep_freed_memory();
   CLI::App app(
       "Trestle, a multi-node diffusion trainer.\n"
       "The same program runs alone, under mpirun and under srun --mpi=pmix.");

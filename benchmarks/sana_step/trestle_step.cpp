@@ -3,6 +3,7 @@
 //
 // A step is trainers::plain_step on one rank: draws, bridge loss forward and backward over the
 // micro batches, reduction (of one rank), clipping, AdamW, EMA. Data lies ready in memory.
+#include "base/allocator.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "configs/json.h"
@@ -191,6 +192,7 @@ void serve(const Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  trestle::keep_freed_memory();  // as launch/main.cpp does
   try {
     serve(parse(argc, argv));
     return 0;

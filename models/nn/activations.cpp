@@ -1,12 +1,12 @@
 #include "models/nn/activations.h"
 
+#include "models/nn/fused.h"
+#include "models/nn/fused_cpu.h"
+
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <atomic>
-
-#include "models/nn/fused_cpu.h"
 
 namespace trestle::models::nn {
 namespace {
@@ -14,23 +14,17 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr std::int64_t kGrain = 32768;  // floats a thread should at least have
-
 std::atomic<std::int64_t> fused_count{0};
-
-bool runs_fused(const at::Tensor& x) {
-  return x.device().is_cpu() && x.scalar_type() == at::kFloat;
-}
 
 struct Silu : torch::autograd::Function<Silu> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x) {
-    fused_count.fetch_add(1, std::memory_order_relaxed);
+    fused::count_call();
     const at::Tensor input = x.contiguous();
     context->save_for_backward({input});
     at::Tensor y = at::empty_like(input);
     const float* in = input.const_data_ptr<float>();
     float* out = y.mutable_data_ptr<float>();
-    at::parallel_for(0, input.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+    at::parallel_for(0, input.numel(), fused::kGrain, [&](std::int64_t begin, std::int64_t end) {
       fused::silu_forward(in + begin, out + begin, end - begin);
     });
     return y;
@@ -43,7 +37,7 @@ struct Silu : torch::autograd::Function<Silu> {
     const float* in = x.const_data_ptr<float>();
     const float* upstream = dy.const_data_ptr<float>();
     float* out = dx.mutable_data_ptr<float>();
-    at::parallel_for(0, x.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+    at::parallel_for(0, x.numel(), fused::kGrain, [&](std::int64_t begin, std::int64_t end) {
       fused::silu_backward(in + begin, upstream + begin, out + begin, end - begin);
     });
     return {dx};
@@ -52,7 +46,7 @@ struct Silu : torch::autograd::Function<Silu> {
 
 struct GatedSilu : torch::autograd::Function<GatedSilu> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x) {
-    fused_count.fetch_add(1, std::memory_order_relaxed);
+    fused::count_call();
     const at::Tensor input = x.contiguous();
     context->save_for_backward({input});
     const std::int64_t half = input.size(-1) / 2;
@@ -86,7 +80,7 @@ struct GatedSilu : torch::autograd::Function<GatedSilu> {
   template <class Body>
   static void for_rows(const at::Tensor& y, std::int64_t half, const Body& body) {
     if (half == 0) return;
-    const std::int64_t grain = std::max<std::int64_t>(1, kGrain / half);
+    const std::int64_t grain = std::max<std::int64_t>(1, fused::kGrain / half);
     at::parallel_for(0, y.numel() / half, grain, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row) body(row);
     });
@@ -102,6 +96,8 @@ at::Tensor gated_silu(const at::Tensor& x) {
   const auto halves = x.chunk(2, -1);
   return halves[0] * at::silu(halves[1]);
 }
+
+void fused::count_call() { fused_count.fetch_add(1, std::memory_order_relaxed); }
 
 std::int64_t fused_calls() { return fused_count.load(std::memory_order_relaxed); }
 

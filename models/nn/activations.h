@@ -16,7 +16,8 @@ at::Tensor silu(const at::Tensor& x);
 /// x holds two halves along its last axis, (a, gate): a · silu(gate). [.., 2H] -> [.., H].
 at::Tensor gated_silu(const at::Tensor& x);
 
-/// How often a fused kernel (forward) ran in this process: tests use it to prove which path they took.
+/// How often a fused kernel (forward) ran in this process: tests use it to prove which path they
+/// took.
 std::int64_t fused_calls();
 
 }  // namespace trestle::models::nn

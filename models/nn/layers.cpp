@@ -1,11 +1,13 @@
 #include "models/nn/layers.h"
 
+#include "base/error.h"
+#include "models/nn/activations.h"
+#include "models/nn/fused.h"
+#include "models/nn/rms_norm.h"
+
 #include <ATen/ATen.h>
 
 #include <cmath>
-
-#include "base/error.h"
-#include "models/nn/activations.h"
 
 namespace trestle::models::nn {
 namespace {
@@ -13,7 +15,8 @@ namespace {
 // torch.nn.Linear and Conv2d draw weight and bias from U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 Init fan_in_uniform(std::int64_t fan_in) { return Init::uniform(1.0 / std::sqrt(double(fan_in))); }
 
-at::Tensor optional_bias(const Scope& scope, std::int64_t out, std::int64_t fan_in, Bias with_bias) {
+at::Tensor optional_bias(const Scope& scope, std::int64_t out, std::int64_t fan_in,
+                         Bias with_bias) {
   if (with_bias == Bias::no) return {};
   return scope.parameter("bias", {out}, fan_in_uniform(fan_in));
 }
@@ -52,6 +55,7 @@ RmsNorm::RmsNorm(const Scope& scope, std::int64_t channels, double eps)
     : weight(scope.parameter("weight", {channels}, Init::ones())), epsilon(eps) {}
 
 at::Tensor RmsNorm::operator()(const at::Tensor& x) const {
+  if (runs_fused(x)) return fused_rms_norm(x, weight, epsilon);
   const at::Tensor variance = x.to(at::kFloat).pow(2).mean(-1, /*keepdim=*/true);
   at::Tensor y = x * at::rsqrt(variance + epsilon);
   if (weight.scalar_type() == at::kHalf || weight.scalar_type() == at::kBFloat16) {

@@ -4,11 +4,11 @@
 // adds the parameters to a Scope under the names PyTorch's module would give them.
 // LOCAL. STREAM: everything runs on the current stream.
 #pragma once
+#include "models/nn/parameters.h"
+
 #include <ATen/core/TensorBody.h>
 
 #include <cstdint>
-
-#include "models/nn/parameters.h"
 
 namespace trestle::models::nn {
 
@@ -21,8 +21,8 @@ struct Linear {
   at::Tensor weight, bias;  // bias undefined where there is none
 };
 
-/// A 1x1 convolution that reads tokens [B, N, C]: the parameter keeps its [out, in, 1, 1] shape, the
-/// arithmetic is a Linear (a 1x1 conv2d costs 21 % of a CPU step in the reference).
+/// A 1x1 convolution that reads tokens [B, N, C]: the parameter keeps its [out, in, 1, 1] shape,
+/// the arithmetic is a Linear (a 1x1 conv2d costs 21 % of a CPU step in the reference).
 struct PointwiseConv {
   PointwiseConv(const Scope& scope, std::int64_t in, std::int64_t out, Bias with_bias);
   at::Tensor operator()(const at::Tensor& x_bnc) const;
@@ -54,8 +54,8 @@ struct LayerNorm {
   double epsilon;
 };
 
-/// Sinusoids of a timestep [B] -> [B, channels], cosines first, computed in fp32 (diffusers' Timesteps
-/// with flip_sin_to_cos and downscale_freq_shift 0).
+/// Sinusoids of a timestep [B] -> [B, channels], cosines first, computed in fp32 (diffusers'
+/// Timesteps with flip_sin_to_cos and downscale_freq_shift 0).
 at::Tensor timestep_sinusoid(const at::Tensor& timestep_b, std::int64_t channels);
 
 /// Linear -> SiLU -> Linear on the sinusoid (diffusers' TimestepEmbedding).

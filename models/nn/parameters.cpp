@@ -1,8 +1,8 @@
 #include "models/nn/parameters.h"
 
-#include <ATen/ATen.h>
-
 #include "base/error.h"
+
+#include <ATen/ATen.h>
 
 namespace trestle::models::nn {
 namespace {

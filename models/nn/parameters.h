@@ -8,14 +8,14 @@
 //
 // LOCAL. THREADS: one at a time while building; read-only afterwards.
 #pragma once
+#include "base/torch/draws.h"
+
 #include <ATen/core/TensorBody.h>
 
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "base/torch/draws.h"
 
 namespace trestle::models::nn {
 

@@ -1,8 +1,8 @@
 // The codec `pixels`: pictures to latents by space-to-depth, and exactly back. It stands where an
 // autoencoder stands in a latent model, costs nothing, and loses nothing.
 //
-// Latent channel order is that of at::pixel_unshuffle: (colour, row in the cell, column in the cell).
-// LOCAL. THREADS: any. STREAM: the current one.
+// Latent channel order is that of at::pixel_unshuffle: (colour, row in the cell, column in the
+// cell). LOCAL. THREADS: any. STREAM: the current one.
 #pragma once
 #include <ATen/core/TensorBody.h>
 

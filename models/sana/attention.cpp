@@ -1,7 +1,8 @@
-#include <ATen/ATen.h>
-
-#include "models/nn/activations.h"
+#include "models/nn/fused.h"
+#include "models/nn/linear_attention.h"
 #include "models/sana/transformer.h"
+
+#include <ATen/ATen.h>
 
 // Axes: B batch, N tokens, L text rows, D width, H heads, E channels of a head.
 
@@ -22,8 +23,8 @@ std::optional<nn::RmsNorm> qk_norm(const nn::Scope& scope, const SanaConfig& con
 at::Tensor drop(const at::Tensor& x_bnd, double probability, Purpose purpose,
                 const DropoutDraws* dropout) {
   if (dropout == nullptr || probability == 0) return x_bnd;
-  const at::Tensor uniform = dropout->draws.uniform(dropout->positions, purpose,
-                                                    x_bnd.sizes().slice(1), x_bnd.options());
+  const at::Tensor uniform =
+      dropout->draws.uniform(dropout->positions, purpose, x_bnd.sizes().slice(1), x_bnd.options());
   return x_bnd * (uniform >= probability).to(x_bnd.scalar_type()) / (1.0 - probability);
 }
 
@@ -49,6 +50,16 @@ LinearAttention::LinearAttention(const nn::Scope& scope, const SanaConfig& confi
 
 at::Tensor LinearAttention::operator()(const at::Tensor& tokens_bnd,
                                        const DropoutDraws* dropout) const {
+  if (nn::runs_fused(tokens_bnd)) {
+    const at::Tensor weight = at::cat({to_q.weight, to_k.weight, to_v.weight});
+    const std::optional<at::Tensor> bias =
+        to_q.bias.defined() ? std::optional(at::cat({to_q.bias, to_k.bias, to_v.bias}))
+                            : std::nullopt;
+    const at::Tensor out_bnd =
+        nn::linear_attention(at::linear(tokens_bnd, weight, bias), norm_q ? &*norm_q : nullptr,
+                             norm_k ? &*norm_k : nullptr, heads, kLinearAttentionEpsilon);
+    return drop(to_out(out_bnd), dropout_probability, dropout_purpose, dropout);
+  }
   at::Tensor q_bnd = to_q(tokens_bnd);
   at::Tensor k_bnd = to_k(tokens_bnd);
   const at::Tensor v_bnd = to_v(tokens_bnd);

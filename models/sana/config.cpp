@@ -24,7 +24,8 @@ void SanaConfig::describe(configs::Fields& f) {
           {.help = "channels of a text embedding row", .min = 1});
   f.field("mlp_ratio", mlp_ratio,
           {.help = "hidden width of the gated convolution, in widths of the model", .min = 0.01});
-  f.field("dropout", dropout, {.help = "dropout after both attentions' output projections", .min = 0, .max = 0.99});
+  f.field("dropout", dropout,
+          {.help = "dropout after both attentions' output projections", .min = 0, .max = 0.99});
   f.field("attention_bias", attention_bias, {.help = "bias in the self-attention's q, k and v"});
   f.field("sample_size", sample_size,
           {.help = "side of the latents the model is made for", .unit = "latent pixels", .min = 1});
@@ -56,27 +57,31 @@ std::vector<SanaConfig::Refusal> SanaConfig::refusals() const {
   if (qk_norm && *qk_norm != "rms_norm_across_heads") {
     const bool known = *qk_norm == "layer_norm_across_heads" || *qk_norm == "l2";
     refuse("qk_norm",
-           fmt::format("qk_norm = \"{}\" is not supported ({}). Use none or \"rms_norm_across_heads\".",
-                       *qk_norm,
-                       known ? "diffusers knows it, no released Sana model uses it"
-                             : "diffusers knows no such norm"));
+           fmt::format(
+               "qk_norm = \"{}\" is not supported ({}). Use none or \"rms_norm_across_heads\".",
+               *qk_norm,
+               known ? "diffusers knows it, no released Sana model uses it"
+                     : "diffusers knows no such norm"));
   }
   if (!num_cross_attention_heads || !cross_attention_head_dim || !cross_attention_dim) {
-    refuse("cross_attention_dim",
-           "num_cross_attention_heads, cross_attention_head_dim and cross_attention_dim must all be "
-           "set (a Sana block always attends to the text). Give numbers for all three.");
+    refuse(
+        "cross_attention_dim",
+        "num_cross_attention_heads, cross_attention_head_dim and cross_attention_dim must all be "
+        "set (a Sana block always attends to the text). Give numbers for all three.");
   } else if (*cross_attention_dim != inner_dim()) {
     refuse("cross_attention_dim",
-           fmt::format("cross_attention_dim = {} differs from num_attention_heads x attention_head_dim "
-                       "= {} x {} = {} (the text is projected to the model's width). Set it to {}.",
-                       *cross_attention_dim, num_attention_heads, attention_head_dim, inner_dim(),
-                       inner_dim()));
+           fmt::format(
+               "cross_attention_dim = {} differs from num_attention_heads x attention_head_dim "
+               "= {} x {} = {} (the text is projected to the model's width). Set it to {}.",
+               *cross_attention_dim, num_attention_heads, attention_head_dim, inner_dim(),
+               inner_dim()));
   }
   if (interpolation_scale && inner_dim() % 4 != 0) {
-    refuse("interpolation_scale",
-           fmt::format("interpolation_scale needs a width divisible by 4 (2-D sine-cosine positions), "
-                       "not {}. Change the heads, or set interpolation_scale = \"none\".",
-                       inner_dim()));
+    refuse(
+        "interpolation_scale",
+        fmt::format("interpolation_scale needs a width divisible by 4 (2-D sine-cosine positions), "
+                    "not {}. Change the heads, or set interpolation_scale = \"none\".",
+                    inner_dim()));
   }
   return found;
 }

@@ -1,12 +1,12 @@
 // The configuration of diffusers' SanaTransformer2DModel: every registered field, under its name.
 // LOCAL, a plain value.
 #pragma once
+#include "configs/describe.h"
+
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include "configs/describe.h"
 
 namespace trestle::models::sana {
 
@@ -46,7 +46,9 @@ struct SanaConfig {
 
   std::int64_t inner_dim() const { return num_attention_heads * attention_head_dim; }
   std::int64_t output_channels() const { return out_channels.value_or(in_channels); }
-  std::int64_t mlp_hidden() const { return static_cast<std::int64_t>(mlp_ratio * double(inner_dim())); }
+  std::int64_t mlp_hidden() const {
+    return static_cast<std::int64_t>(mlp_ratio * double(inner_dim()));
+  }
   bool has_qk_norm() const { return qk_norm.has_value(); }
 };
 

@@ -1,11 +1,14 @@
 #include "models/sana/transformer.h"
 
+#include "base/error.h"
+#include "models/nn/activations.h"
+#include "models/nn/fused.h"
+#include "models/nn/gated_conv.h"
+#include "models/nn/modulation.h"
+
 #include <ATen/ATen.h>
 
 #include <cmath>
-
-#include "base/error.h"
-#include "models/nn/activations.h"
 
 namespace trestle::models::sana {
 namespace {
@@ -23,11 +26,6 @@ at::Tensor table(const nn::Scope& scope, std::int64_t rows, std::int64_t dim) {
                          nn::Init::normal(1.0 / std::sqrt(double(dim))));
 }
 
-at::Tensor modulate(const at::Tensor& x_bnd, const at::Tensor& shift_b1d,
-                    const at::Tensor& scale_b1d) {
-  return x_bnd * (1 + scale_b1d) + shift_b1d;
-}
-
 std::vector<SanaBlock> make_blocks(const nn::Scope& scope, const SanaConfig& config) {
   std::vector<SanaBlock> blocks;
   blocks.reserve(config.num_layers);
@@ -40,12 +38,18 @@ std::vector<SanaBlock> make_blocks(const nn::Scope& scope, const SanaConfig& con
 }  // namespace
 
 GluMbConv::GluMbConv(const nn::Scope& scope, const SanaConfig& config)
-    : conv_inverted(scope / "conv_inverted", config.inner_dim(), 2 * config.mlp_hidden(), Bias::yes),
+    : conv_inverted(scope / "conv_inverted", config.inner_dim(), 2 * config.mlp_hidden(),
+                    Bias::yes),
       conv_depth(scope / "conv_depth", 2 * config.mlp_hidden()),
       conv_point(scope / "conv_point", config.mlp_hidden(), config.inner_dim(), Bias::no) {}
 
 at::Tensor GluMbConv::operator()(const at::Tensor& tokens_bnd, std::int64_t height,
                                  std::int64_t width) const {
+  if (nn::runs_fused(tokens_bnd)) {
+    const at::Tensor wide = at::linear(tokens_bnd, conv_inverted.weight.flatten(1));
+    return conv_point(nn::gated_conv(wide, conv_inverted.bias, conv_depth.weight, conv_depth.bias,
+                                     height, width));
+  }
   const at::Tensor wide = nn::silu(conv_inverted(tokens_bnd));  // [B, N, 2 hidden]
   const at::Tensor mixed = conv_depth(wide, height, width);     // [B, N, 2 hidden]
   return conv_point(nn::gated_silu(mixed));                     // [B, N, D]
@@ -69,11 +73,11 @@ at::Tensor SanaBlock::operator()(const at::Tensor& tokens_bnd, const at::Tensor&
   const at::Tensor &shift_ff = m[3], &scale_ff = m[4], &gate_ff = m[5];
 
   at::Tensor x = tokens_bnd;
-  const at::Tensor attended = attn1(modulate(norm1(x), shift_attn, scale_attn).to(x.dtype()), dropout);
-  x = x + gate_attn * attended;
+  const at::Tensor calm = nn::modulate(norm1, x, shift_attn, scale_attn).to(x.dtype());
+  x = nn::gated_add(x, gate_attn, attn1(calm, dropout));
   x = attn2(x, text_bld, text_bias_b11l, dropout) + x;  // neither normed nor gated
-  const at::Tensor fed = ff(modulate(norm2(x), shift_ff, scale_ff), height, width);
-  return x + gate_ff * fed;
+  const at::Tensor fed = ff(nn::modulate(norm2, x, shift_ff, scale_ff), height, width);
+  return nn::gated_add(x, gate_ff, fed);
 }
 
 SanaTransformer::SanaTransformer(const SanaConfig& config, const nn::Scope& scope)
@@ -84,7 +88,8 @@ SanaTransformer::SanaTransformer(const SanaConfig& config, const nn::Scope& scop
                          config.inner_dim()),
       time_linear_(scope / "time_embed" / "linear", config.inner_dim(), 6 * config.inner_dim(),
                    Bias::yes),
-      caption_projection_(scope / "caption_projection", config.caption_channels, config.inner_dim()),
+      caption_projection_(scope / "caption_projection", config.caption_channels,
+                          config.inner_dim()),
       caption_norm_(scope / "caption_norm", config.inner_dim(), kCaptionNormEpsilon),
       blocks_(make_blocks(scope, config)),
       norm_out_(scope / "norm_out", config.inner_dim(), kOutNormEpsilon, Affine::no),
@@ -97,8 +102,8 @@ SanaPatchEmbed::SanaPatchEmbed(const nn::Scope& scope, const SanaConfig& config)
       interpolation_scale(config.interpolation_scale) {
   const std::int64_t fan_in = config.in_channels * patch_size * patch_size;
   const auto init = nn::Init::uniform(1.0 / std::sqrt(double(fan_in)));
-  weight = scope.parameter(
-      "weight", {config.inner_dim(), config.in_channels, patch_size, patch_size}, init);
+  weight = scope.parameter("weight",
+                           {config.inner_dim(), config.in_channels, patch_size, patch_size}, init);
   bias = scope.parameter("bias", {config.inner_dim()}, init);
 }
 
@@ -107,10 +112,10 @@ at::Tensor SanaPatchEmbed::operator()(const at::Tensor& latents_bchw) const {
   const std::int64_t rows = latents_bchw.size(2) / p, columns = latents_bchw.size(3) / p;
   // A stride-p convolution is a Linear over the pixels of each patch.
   const at::Tensor patches = latents_bchw.unflatten(3, {columns, p})
-                                 .unflatten(2, {rows, p})        // [B, C, rows, p, columns, p]
-                                 .permute({0, 2, 4, 1, 3, 5})    // [B, rows, columns, C, p, p]
+                                 .unflatten(2, {rows, p})      // [B, C, rows, p, columns, p]
+                                 .permute({0, 2, 4, 1, 3, 5})  // [B, rows, columns, C, p, p]
                                  .flatten(3)
-                                 .flatten(1, 2);                 // [B, N, C p p]
+                                 .flatten(1, 2);  // [B, N, C p p]
   const at::Tensor tokens = at::linear(patches, weight.flatten(1), bias);
   if (!interpolation_scale) return tokens;
   const at::Tensor positions =
@@ -136,25 +141,26 @@ at::Tensor SanaTransformer::operator()(const SanaInput& input) const {
                  fmt::join(latents.sizes(), ", "), config_.in_channels, p);
   const std::int64_t rows = latents.size(2) / p, columns = latents.size(3) / p;
 
-  // The mask is a bias of -10000, not of minus infinity: bf16 rounds it to -9984, as in the reference.
+  // The mask is a bias of -10000, not of minus infinity: bf16 rounds it to -9984, as in the
+  // reference.
   at::Tensor text_bias;  // [B, 1, 1, L]
   if (input.text_mask_bl.defined()) {
     text_bias = ((1 - input.text_mask_bl.to(dtype)) * kMaskedBias).unsqueeze(1).unsqueeze(1);
   }
 
-  at::Tensor x = patch_embed_(latents);                                             // [B, N, D]
+  at::Tensor x = patch_embed_(latents);  // [B, N, D]
   const at::Tensor embedded_time = timestep_embedder_(
-      nn::timestep_sinusoid(input.timestep_b, kTimeChannels).to(dtype));                            // [B, D]
+      nn::timestep_sinusoid(input.timestep_b, kTimeChannels).to(dtype));  // [B, D]
   const at::Tensor modulation =
-      time_linear_(nn::silu(embedded_time)).unflatten(1, {6, -1});                  // [B, 6, D]
-  const at::Tensor text = caption_norm_(caption_projection_(input.text_blc));       // [B, L, D]
+      time_linear_(nn::silu(embedded_time)).unflatten(1, {6, -1});             // [B, 6, D]
+  const at::Tensor text = caption_norm_(caption_projection_(input.text_blc));  // [B, L, D]
 
   for (const SanaBlock& block : blocks_) {
     x = block(x, text, text_bias, modulation, rows, columns, input.dropout);
   }
 
   const auto out = (scale_shift_table_.unsqueeze(0) + embedded_time.unsqueeze(1)).chunk(2, 1);
-  x = modulate(norm_out_(x), /*shift=*/out[0], /*scale=*/out[1]);
+  x = nn::modulate(norm_out_, x, /*shift=*/out[0], /*scale=*/out[1]);
   return unpatchify(proj_out_(x), rows, columns);  // [B, C_out, h, w]
 }
 

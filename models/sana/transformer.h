@@ -11,15 +11,15 @@
 //
 // LOCAL. STREAM: the current one. THREADS: calls are const and may run at once.
 #pragma once
-#include <ATen/core/TensorBody.h>
-
-#include <span>
-#include <vector>
-
 #include "base/ids.h"
 #include "base/torch/draws.h"
 #include "models/nn/layers.h"
 #include "models/sana/config.h"
+
+#include <ATen/core/TensorBody.h>
+
+#include <span>
+#include <vector>
 
 namespace trestle::models::sana {
 
@@ -31,9 +31,9 @@ struct DropoutDraws {
 
 struct SanaInput {
   at::Tensor latents_bchw;
-  at::Tensor text_blc;       ///< text embeddings, caption_channels wide
-  at::Tensor timestep_b;     ///< 0..1000, any float; the config's timestep_scale already applied
-  at::Tensor text_mask_bl;   ///< 1 keep, 0 discard; undefined: keep all
+  at::Tensor text_blc;      ///< text embeddings, caption_channels wide
+  at::Tensor timestep_b;    ///< 0..1000, any float; the config's timestep_scale already applied
+  at::Tensor text_mask_bl;  ///< 1 keep, 0 discard; undefined: keep all
   const DropoutDraws* dropout = nullptr;  ///< null: evaluation
 };
 
@@ -65,7 +65,8 @@ struct TextAttention {
 /// ff: 1x1 -> SiLU -> depthwise 3x3 -> a · SiLU(gate) -> 1x1.
 struct GluMbConv {
   GluMbConv(const nn::Scope& scope, const SanaConfig& config);
-  at::Tensor operator()(const at::Tensor& tokens_bnd, std::int64_t height, std::int64_t width) const;
+  at::Tensor operator()(const at::Tensor& tokens_bnd, std::int64_t height,
+                        std::int64_t width) const;
 
   nn::PointwiseConv conv_inverted;
   nn::DepthwiseConv3x3 conv_depth;
@@ -107,7 +108,8 @@ class SanaTransformer {
   const SanaConfig& config() const { return config_; }
 
  private:
-  at::Tensor unpatchify(const at::Tensor& tokens_bnc, std::int64_t rows, std::int64_t columns) const;
+  at::Tensor unpatchify(const at::Tensor& tokens_bnc, std::int64_t rows,
+                        std::int64_t columns) const;
 
   SanaConfig config_;
   at::Tensor scale_shift_table_;  // [2, D]: shift, scale

@@ -1,12 +1,12 @@
 #include "models/weights/safetensors_io.h"
 
+#include "base/error.h"
+
 #include <ATen/ATen.h>
 
 #include <array>
 #include <set>
 #include <utility>
-
-#include "base/error.h"
 
 namespace trestle::models::weights {
 namespace {
@@ -57,7 +57,8 @@ void load_parameters(const std::filesystem::path& path, const nn::Parameters& pa
     wanted.insert(parameter.name);
     const auto* entry = file.find(parameter.name);
     if (entry == nullptr) {
-      problems += fmt::format("\n  missing: {} {}", parameter.name, shape_text(parameter.tensor.sizes()));
+      problems +=
+          fmt::format("\n  missing: {} {}", parameter.name, shape_text(parameter.tensor.sizes()));
     } else if (at::IntArrayRef(entry->shape) != parameter.tensor.sizes()) {
       problems += fmt::format("\n  other shape: {} is {}, the model has {}", parameter.name,
                               shape_text(entry->shape), shape_text(parameter.tensor.sizes()));
@@ -68,16 +69,18 @@ void load_parameters(const std::filesystem::path& path, const nn::Parameters& pa
       problems += fmt::format("\n  not in the model: {} {}", entry.name, shape_text(entry.shape));
     }
   }
-  TRESTLE_REQUIRE_AS(data, problems.empty(),
-                     "{} does not fit the model (names and shapes must be equal). Check the model's "
-                     "configuration:{}",
-                     path.string(), problems);
+  TRESTLE_REQUIRE_AS(
+      data, problems.empty(),
+      "{} does not fit the model (names and shapes must be equal). Check the model's "
+      "configuration:{}",
+      path.string(), problems);
   for (const auto& parameter : parameters.all()) {
     parameter.tensor.detach().copy_(read_tensor(file, *file.find(parameter.name)));
   }
 }
 
-void write_tensors(const std::filesystem::path& path, const std::vector<nn::NamedParameter>& tensors,
+void write_tensors(const std::filesystem::path& path,
+                   const std::vector<nn::NamedParameter>& tensors,
                    const std::map<std::string, std::string>& metadata) {
   std::vector<at::Tensor> alive;  // keeps contiguous copies until the file is written
   std::vector<formats::TensorToWrite> parts;
@@ -86,10 +89,11 @@ void write_tensors(const std::filesystem::path& path, const std::vector<nn::Name
     alive.push_back(plain);
     for (const auto& [stored, dtype] : kDtypes) {
       if (dtype != plain.scalar_type()) continue;
-      parts.push_back({.name = name,
-                       .dtype = stored,
-                       .shape = plain.sizes().vec(),
-                       .bytes = {static_cast<const std::byte*>(plain.const_data_ptr()), plain.nbytes()}});
+      parts.push_back(
+          {.name = name,
+           .dtype = stored,
+           .shape = plain.sizes().vec(),
+           .bytes = {static_cast<const std::byte*>(plain.const_data_ptr()), plain.nbytes()}});
     }
     TRESTLE_ASSERT(parts.size() == alive.size(), "{} has a dtype that safetensors lack", name);
   }

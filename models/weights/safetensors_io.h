@@ -2,15 +2,15 @@
 // every parameter is found with its shape, and nothing is left over.
 // LOCAL. THREADS: any. ERRORS: Error(data), naming the file and every tensor that differs.
 #pragma once
+#include "formats/safetensors.h"
+#include "models/nn/parameters.h"
+
 #include <ATen/core/TensorBody.h>
 
 #include <filesystem>
 #include <map>
 #include <string>
 #include <vector>
-
-#include "formats/safetensors.h"
-#include "models/nn/parameters.h"
 
 namespace trestle::models::weights {
 
@@ -24,7 +24,8 @@ std::map<std::string, at::Tensor> read_all(const std::filesystem::path& path);
 void load_parameters(const std::filesystem::path& path, const nn::Parameters& parameters);
 
 /// Writes the tensors in this order (made contiguous and brought to the CPU).
-void write_tensors(const std::filesystem::path& path, const std::vector<nn::NamedParameter>& tensors,
+void write_tensors(const std::filesystem::path& path,
+                   const std::vector<nn::NamedParameter>& tensors,
                    const std::map<std::string, std::string>& metadata = {});
 
 }  // namespace trestle::models::weights

@@ -1,11 +1,11 @@
 // The fused kernels against ATen's operations, forward and gradient.
 #include "models/nn/activations.h"
 
+#include "base/torch/draws.h"
+
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
-
-#include "base/torch/draws.h"
 
 namespace trestle::models::nn {
 namespace {

@@ -1,11 +1,10 @@
 // What needs no reference: shapes, refusals, dropout and the codec. Numbers are the oracle's.
+#include "base/error.h"
+#include "models/pixels/codec.h"
 #include "models/sana/transformer.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
-
-#include "base/error.h"
-#include "models/pixels/codec.h"
 
 namespace trestle::models {
 namespace {
@@ -96,7 +95,8 @@ TEST(Sana, InitialWeightsBelongToNames) {
   deeper.num_layers = 3;
   const Model two(tiny()), three(deeper);
   for (const auto& parameter : two.parameters.all()) {
-    EXPECT_TRUE(at::equal(parameter.tensor, three.parameters.find(parameter.name))) << parameter.name;
+    EXPECT_TRUE(at::equal(parameter.tensor, three.parameters.find(parameter.name)))
+        << parameter.name;
   }
 }
 

@@ -1,0 +1,29 @@
+// The loops behind gated_conv.h, for one sample and one block of channels. LOCAL, single-threaded.
+#pragma once
+#include <cstdint>
+
+namespace trestle::models::nn::fused {
+
+constexpr std::int64_t kTaps = 9;
+constexpr std::int64_t kPairs = 64;              // channels with their gates in one block
+constexpr std::int64_t kWidth = 2 * kPairs;      // floats of a block: values, then gates
+constexpr std::int64_t kParameters = kTaps + 2;  // rows of a gradient: taps, conv bias, bias
+
+struct GatedConv {
+  std::int64_t height, width, half;      // 2 half channels in, half out
+  const float *bias, *taps, *conv_bias;  // [2 half], [2 half, 9], [2 half]
+
+  std::int64_t tokens() const { return height * width; }
+  /// Floats of scratch memory, zeros at first; one scratch serves any number of blocks.
+  std::int64_t forward_scratch() const { return (height + 2) * (width + 2) * kWidth; }
+  std::int64_t backward_scratch() const { return 2 * forward_scratch() + tokens() * kWidth; }
+};
+
+/// x [N, 2 half], y [N, half]: of y the channels [first, first + kPairs) are written.
+void gated_conv_forward(const GatedConv& conv, std::int64_t first, const float* x, float* y,
+                        float* scratch);
+/// dx like x; dparameters [kParameters, 2 half]: this block's channels are overwritten.
+void gated_conv_backward(const GatedConv& conv, std::int64_t first, const float* x, const float* dy,
+                         float* dx, float* dparameters, float* scratch);
+
+}  // namespace trestle::models::nn::fused
