@@ -86,7 +86,8 @@ def compare(program: Path, scratch: Path, data: Path, dtype: str, qk_norm: str) 
         apart = ""
         if len(true_gradients) < len(weights):
             rest = weights.keys() - true_gradients
-            biases = trestle.distance(*({n: side[n] for n in rest} for side in (weights, reference)))
+            ours, theirs = ({n: side[n] for n in rest} for side in (weights, reference))
+            biases = trestle.distance(ours, theirs)
             apart = f", zero-gradient biases {biases:.1e}"
         print(f"{dtype} qk_norm {qk_norm}: {ranks} ranks against 1: weights {error:.1e}, losses "
               f"{relative[:5].max():.1e} to step 5, {relative.max():.1e} to step 20{apart}")
