@@ -27,18 +27,22 @@ double forward_backward(StepParts& parts, const StepContext& context, const Kind
   return loss.item<double>();
 }
 
-void zero_gradients(const std::vector<NamedParameter>& parameters) {
+/// Undefined, so that the first backward hands its gradient over instead of adding it to zeros.
+void forget_gradients(const std::vector<NamedParameter>& parameters) {
+  for (const auto& parameter : parameters) parameter.tensor.mutable_grad().reset();
+}
+
+/// What no loss reached has the gradient zero.
+void define_gradients(const std::vector<NamedParameter>& parameters) {
   for (const auto& parameter : parameters) {
     at::Tensor& gradient = parameter.tensor.mutable_grad();
-    if (gradient.defined())
-      gradient.zero_();
-    else
-      gradient = at::zeros_like(parameter.tensor);
+    if (!gradient.defined()) gradient = at::zeros_like(parameter.tensor);
   }
 }
 
 /// Sums every gradient over the ranks, bucket by bucket.
 void reduce_gradients(const StepParts& parts) {
+  if (parts.collectives.communicator().size() == 1) return;
   for (const auto& bucket : plan_buckets(parts.parameters, parts.bucket_bytes)) {
     std::vector<at::Tensor> flattened;
     for (const std::size_t i : bucket)
@@ -58,7 +62,9 @@ void reduce_gradients(const StepParts& parts) {
 double global_norm(const std::vector<NamedParameter>& parameters) {
   double sum = 0;
   for (const auto& parameter : parameters) {
-    sum += parameter.tensor.grad().to(at::kDouble).square().sum().item<double>();
+    const at::Tensor norm =
+        at::linalg_vector_norm(parameter.tensor.grad(), 2, {}, false, at::kDouble);
+    sum += std::pow(norm.item<double>(), 2);
   }
   return std::sqrt(sum);
 }
@@ -96,7 +102,7 @@ StepReport plain_step(StepParts& parts, Step step, const Draws& draws, const Kin
   const dist::Communicator& world = parts.collectives.communicator();
   const StepContext context{.step = step, .draws = draws};
 
-  zero_gradients(parts.parameters);
+  forget_gradients(parts.parameters);
   StepReport report;
   world.agreed([&] {
     for (std::int64_t micro = 0; micro < micro_steps; ++micro) {
@@ -106,6 +112,7 @@ StepReport plain_step(StepParts& parts, Step step, const Draws& draws, const Kin
     }
   });
 
+  define_gradients(parts.parameters);
   reduce_gradients(parts);
   world.all_reduce(std::span(&report.loss, 1), dist::ReduceOp::sum);
   report.grad_norm = global_norm(parts.parameters);
