@@ -1,5 +1,5 @@
 // SiLU and the gate of gated layers. Float tensors on the CPU run fused, vectorised kernels with
-// their own gradients (SiLU is 40 % of a CPU step in the reference); every other dtype and device
+// their own gradients; every other dtype and device
 // runs ATen's operations, which is what fp64 comparisons with a reference want.
 //
 // LOCAL. THREADS: any; large inputs use ATen's intra-op threads. STREAM: the current one.
