@@ -265,7 +265,7 @@ std::filesystem::path default_run_directory(const configs::Recipe& recipe) {
   return std::filesystem::path("runs") / std::filesystem::path(recipe.name()).stem();
 }
 
-void check_recipe(const configs::Recipe& recipe, int world) {
+std::unique_ptr<Task> check_recipe(const configs::Recipe& recipe, int world) {
   recipe.check(schema_of(recipe));
   const auto train = recipe.section<TrainOptions>("train");
   if (train.global_batch < world) {
@@ -276,7 +276,7 @@ void check_recipe(const configs::Recipe& recipe, int world) {
             "each step). Raise it, or start fewer ranks.",
             train.global_batch, world));
   }
-  task_kind_of(recipe).make(recipe, Materialise::meta);
+  return task_kind_of(recipe).make(recipe, Materialise::meta);
 }
 
 }  // namespace trestle::trainers

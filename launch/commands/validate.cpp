@@ -10,10 +10,8 @@ namespace {
 
 int validate(const RecipeArguments& arguments, int world) {
   const configs::Recipe recipe = arguments.load();
-  trainers::check_recipe(recipe, world);
-
   // On the meta device the model has its names and shapes and no memory.
-  const auto task = trainers::task_kind_of(recipe).make(recipe, trainers::Materialise::meta);
+  const auto task = trainers::check_recipe(recipe, world);
   std::int64_t tensors = 0, numel = 0;
   for (const auto& group : task->groups()) {
     for (const auto& parameter : group.parameters) {

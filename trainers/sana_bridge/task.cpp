@@ -46,6 +46,7 @@ SanaBridge::SanaBridge(const Options& options, Materialise materialise)
       parameters_(parameter_options(options, materialise), Draws(options.seed)),
       model_(options.model, parameters_.root()),
       codec_(options.bridge.codec_factor) {
+  if (materialise == Materialise::weights) return;  // said when the recipe was checked
   const auto warning = processes::ode_warning(options_.sampler, options_.bridge.noise_scale);
   if (!warning.empty()) log_warn("{}", warning);
 }
