@@ -80,6 +80,15 @@ void log_to_file(std::string_view line) {
   if (sinks().file) sinks().file->log(spdlog::level::info, line);
 }
 
+void log_common_warning(std::string_view line) {
+  bool is_root;
+  {
+    std::scoped_lock lock(sinks().mutex);
+    is_root = sinks().rank == 0;
+  }
+  if (is_root) log_line(LogLevel::warn, line);
+}
+
 void log_line(LogLevel level, std::string_view line) {
   std::scoped_lock lock(sinks().mutex);
   if (level < sinks().level) return;

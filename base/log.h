@@ -21,6 +21,9 @@ void set_log_file(std::string_view path);
 
 void log_line(LogLevel level, std::string_view line);
 
+/// A warning that every rank comes to in the same words (a recipe's, say): only rank 0 shows it.
+void log_common_warning(std::string_view line);
+
 /// To the file alone: what a terminal shows in another way.
 void log_to_file(std::string_view line);
 

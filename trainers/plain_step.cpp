@@ -43,7 +43,7 @@ void define_gradients(const std::vector<NamedParameter>& parameters) {
 /// Sums every gradient over the ranks, bucket by bucket.
 void reduce_gradients(const StepParts& parts) {
   if (parts.collectives.communicator().size() == 1) return;
-  for (const auto& bucket : plan_buckets(parts.parameters, parts.bucket_bytes)) {
+  for (const auto& bucket : parts.buckets) {
     std::vector<at::Tensor> flattened;
     for (const std::size_t i : bucket)
       flattened.push_back(parts.parameters[i].tensor.grad().flatten());

@@ -31,8 +31,9 @@ struct StepParts {
   dist::Collectives& collectives;
   AdamW& optimizer;
   Ema& ema;
-  double max_grad_norm;       ///< 0: no clipping
-  std::int64_t bucket_bytes;  ///< gradients are reduced in flat buckets of about this size
+  double max_grad_norm;  ///< 0: no clipping
+  /// Which parameters are reduced together; plan_buckets() makes it.
+  std::vector<std::vector<std::size_t>> buckets;
 };
 
 /// Number of samples of each kind in the global batch of this step.

@@ -143,7 +143,7 @@ void Trainer::train() {
                   .optimizer = assembly_.optimizer,
                   .ema = assembly_.ema,
                   .max_grad_norm = train_.max_grad_norm,
-                  .bucket_bytes = dist_.bucket_bytes};
+                  .buckets = plan_buckets(assembly_.parameters, dist_.bucket_bytes)};
 
   std::int64_t numel = 0;
   for (const auto& parameter : assembly_.parameters) numel += parameter.tensor.numel();
@@ -151,8 +151,8 @@ void Trainer::train() {
       "{} parameters, gradient buckets: {}; {} samples; global batch {} = {} ranks x {} micro "
       "steps of "
       "up to {}",
-      numel, plan_buckets(assembly_.parameters, dist_.bucket_bytes).size(), dataset.size(),
-      train_.global_batch, world_.size(), plan.micro_steps(), train_.micro_batch);
+      numel, parts.buckets.size(), dataset.size(), train_.global_batch, world_.size(),
+      plan.micro_steps(), train_.micro_batch);
   log_debug("{} loader threads read up to {} micro batches ahead", loading.workers,
             loading.prefetch);
 

@@ -151,7 +151,7 @@ void serve(const Arguments& arguments) {
                             .optimizer = optimizer,
                             .ema = ema,
                             .max_grad_norm = workload["max_grad_norm"],
-                            .bucket_bytes = 25 << 20};
+                            .buckets = {}};
   const data::BatchPlan plan(arguments.batch, arguments.micro_batch, 0, 1);
   const Draws draws(3);
   std::int64_t step = 0;

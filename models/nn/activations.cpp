@@ -44,55 +44,11 @@ struct Silu : torch::autograd::Function<Silu> {
   }
 };
 
-struct GatedSilu : torch::autograd::Function<GatedSilu> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x) {
-    fused::count_call();
-    const at::Tensor input = x.contiguous();
-    context->save_for_backward({input});
-    const std::int64_t half = input.size(-1) / 2;
-    auto shape = input.sizes().vec();
-    shape.back() = half;
-    at::Tensor y = at::empty(shape, input.options());
-    const float* in = input.const_data_ptr<float>();
-    float* out = y.mutable_data_ptr<float>();
-    for_rows(y, half, [&](std::int64_t row) {
-      fused::gated_silu_forward(in + row * 2 * half, out + row * half, half);
-    });
-    return y;
-  }
-
-  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    const at::Tensor x = context->get_saved_variables()[0];
-    const at::Tensor dy = gradients[0].contiguous();
-    const std::int64_t half = x.size(-1) / 2;
-    at::Tensor dx = at::empty_like(x);
-    const float* in = x.const_data_ptr<float>();
-    const float* upstream = dy.const_data_ptr<float>();
-    float* out = dx.mutable_data_ptr<float>();
-    for_rows(dy, half, [&](std::int64_t row) {
-      fused::gated_silu_backward(in + row * 2 * half, upstream + row * half, out + row * 2 * half,
-                                 half);
-    });
-    return {dx};
-  }
-
- private:
-  template <class Body>
-  static void for_rows(const at::Tensor& y, std::int64_t half, const Body& body) {
-    if (half == 0) return;
-    const std::int64_t grain = std::max<std::int64_t>(1, fused::kGrain / half);
-    at::parallel_for(0, y.numel() / half, grain, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t row = begin; row < end; ++row) body(row);
-    });
-  }
-};
-
 }  // namespace
 
 at::Tensor silu(const at::Tensor& x) { return runs_fused(x) ? Silu::apply(x) : at::silu(x); }
 
 at::Tensor gated_silu(const at::Tensor& x) {
-  if (runs_fused(x)) return GatedSilu::apply(x);
   const auto halves = x.chunk(2, -1);
   return halves[0] * at::silu(halves[1]);
 }

@@ -1,6 +1,6 @@
-// SiLU and the gate of gated layers. Float tensors on the CPU run fused, vectorised kernels with
-// their own gradients; every other dtype and device runs ATen's operations, which is what fp64
-// comparisons with a reference want.
+// SiLU and the gate of gated layers. SiLU of float tensors on the CPU runs a fused, vectorised
+// kernel with its own gradient; every other dtype and device runs ATen's operations, which is what
+// fp64 comparisons with a reference want. (gated_conv.h fuses the gate with what stands before it.)
 //
 // LOCAL. THREADS: any; large inputs use ATen's intra-op threads. STREAM: the current one.
 #pragma once

@@ -40,22 +40,4 @@ TRESTLE_CLONES void silu_backward(const float* x, const float* dy, float* dx, st
   }
 }
 
-TRESTLE_CLONES void gated_silu_forward(const float* x, float* y, std::int64_t half) {
-  for (std::int64_t i = 0; i < half; i += kLanes) {
-    const std::int64_t n = part(half, i);
-    write(y + i, read(x + i, n) * silu(read(x + half + i, n)), n);
-  }
-}
-
-TRESTLE_CLONES void gated_silu_backward(const float* x, const float* dy, float* dx,
-                                        std::int64_t half) {
-  for (std::int64_t i = 0; i < half; i += kLanes) {
-    const std::int64_t n = part(half, i);
-    const Lanes gate = read(x + half + i, n), upstream = read(dy + i, n);
-    const Lanes s = sigmoid(gate);
-    write(dx + i, upstream * (gate * s), n);
-    write(dx + half + i, upstream * read(x + i, n) * silu_slope(gate, s), n);
-  }
-}
-
 }  // namespace trestle::models::nn::fused

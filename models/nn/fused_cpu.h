@@ -7,8 +7,5 @@ namespace trestle::models::nn::fused {
 void silu_forward(const float* x, float* y, std::int64_t count);
 /// dx = dy · d silu(x)/dx
 void silu_backward(const float* x, const float* dy, float* dx, std::int64_t count);
-/// One row: x = (a, gate) of 2 * half floats, y of half floats.
-void gated_silu_forward(const float* x, float* y, std::int64_t half);
-void gated_silu_backward(const float* x, const float* dy, float* dx, std::int64_t half);
 
 }  // namespace trestle::models::nn::fused

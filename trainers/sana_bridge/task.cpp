@@ -48,7 +48,7 @@ SanaBridge::SanaBridge(const Options& options, Materialise materialise)
       codec_(options.bridge.codec_factor) {
   if (materialise == Materialise::weights) return;  // said when the recipe was checked
   const auto warning = processes::ode_warning(options_.sampler, options_.bridge.noise_scale);
-  if (!warning.empty()) log_warn("{}", warning);
+  if (!warning.empty()) log_common_warning(warning);
 }
 
 std::vector<ParameterGroup> SanaBridge::groups() {
