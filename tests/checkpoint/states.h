@@ -71,7 +71,8 @@ struct TestState {
 inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
   const at::Tensor x = a.contiguous(), y = b.contiguous();
   return a.sizes() == b.sizes() && a.scalar_type() == b.scalar_type() &&
-         std::memcmp(x.data_ptr(), y.data_ptr(), x.nbytes()) == 0;
+         (x.nbytes() == 0 ||  // an empty tensor has no pointer for memcmp
+          std::memcmp(x.data_ptr(), y.data_ptr(), x.nbytes()) == 0);
 }
 
 inline bool same_state(const TestState& a, const TestState& b) {
