@@ -65,7 +65,26 @@ std::string choices_text(const DescribedOption& option) {
   return text;
 }
 
+std::optional<Condition> condition_of(std::string_view section, const Needs& needs) {
+  if (needs.key.empty()) return std::nullopt;
+  Condition condition{.key = std::string(needs.key), .value = {}};
+  const bool same_section = needs.key.find('.') == needs.key.npos && !section.empty();
+  if (same_section) condition.key = fmt::format("{}.{}", section, needs.key);
+  if (const bool* flag = std::get_if<bool>(&needs.value)) {
+    condition.value = *flag;
+  } else {
+    condition.value = std::string(std::get<std::string_view>(needs.value));
+  }
+  return condition;
+}
+
 }  // namespace
+
+std::string Condition::value_text() const {
+  return to_toml(std::visit([](const auto& v) { return Value{v}; }, value));
+}
+
+std::string Condition::text() const { return fmt::format("{} = {}", key, value_text()); }
 
 std::string DescribedOption::name() const { return section.empty() ? key : section + "." + key; }
 
@@ -110,7 +129,9 @@ DescribedOption described(std::string_view section, std::string_view key, const 
           .above = meta.above,
           .max = meta.max,
           .below = meta.below,
-          .choices = {meta.choices.begin(), meta.choices.end()}};
+          .choices = {meta.choices.begin(), meta.choices.end()},
+          .needs = condition_of(section, meta.needs),
+          .may_change = meta.may_change};
 }
 
 }  // namespace trestle::configs

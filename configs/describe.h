@@ -23,6 +23,13 @@
 
 namespace trestle::configs {
 
+/// The key beside which an option counts, and the value that key must have: {"enabled", true} of
+/// the same section, {"task.codec", "pixels"} of another.
+struct Needs {
+  std::string_view key = {};
+  std::variant<bool, std::string_view> value = {};
+};
+
 /// What people and checks need to know of an option besides its name, type and default.
 /// Bounds hold for each element of a list, and for an optional that has a value.
 struct Meta {
@@ -33,6 +40,10 @@ struct Meta {
   std::optional<double> max = std::nullopt;    ///< value <= max
   std::optional<double> below = std::nullopt;  ///< value < below
   std::vector<std::string_view> choices = {};  ///< strings only; empty: any string
+  /// Nothing reads the option otherwise, and a recipe that sets it then is refused.
+  Needs needs = {};
+  /// A run may go on with another value, since the option does not decide what is computed.
+  bool may_change = false;
 };
 
 /// A described field, by reference. An optional without a value is "none" in TOML, null in JSON.
@@ -62,6 +73,15 @@ class Fields {
 enum class OptionKind { boolean, integer, number, string };
 enum class Arity { one, optional, list };
 
+/// Needs as owned values.
+struct Condition {
+  std::string key;  ///< with its section
+  std::variant<bool, std::string> value;
+
+  std::string value_text() const;  ///< as a recipe writes it
+  std::string text() const;        ///< "ema.enabled = true"
+};
+
 /// One option with everything its description says, as owned values.
 struct DescribedOption {
   std::string section;
@@ -73,6 +93,8 @@ struct DescribedOption {
   std::string help;
   std::optional<double> min, above, max, below;
   std::vector<std::string> choices;
+  std::optional<Condition> needs;
+  bool may_change = false;
 
   std::string name() const;     ///< "optim.learning_rate"; the key alone outside any section
   std::string type() const;     ///< "integer", "list of strings", "number or none"

@@ -73,10 +73,11 @@ void put(std::vector<Entry>& entries, Entry entry) {
   }
 }
 
-void put_sets(std::span<const std::string> sets, std::vector<Entry>& entries,
+void put_sets(std::span<const std::string> sets, int layer, std::vector<Entry>& entries,
               std::vector<SectionMention>& sections) {
   for (const std::string& set : sets) {
     Entry entry = parse_set(set);
+    entry.layer = layer;
     if (!entry.section.empty()) sections.push_back({entry.section, entry.source});
     put(entries, std::move(entry));
   }
@@ -97,18 +98,29 @@ const Entry* Recipe::Data::find(std::string_view section, std::string_view key) 
   return it == entries.end() ? nullptr : &*it;
 }
 
+std::string Recipe::Data::value_of(const DescribedOption& option) const {
+  const Entry* entry = find(option.section, option.key);
+  if (!entry) return option.default_text;
+  const Checked result = checked(option, entry->value, Dialect::toml);
+  return result.problem.empty() ? to_toml(result.value) : "";
+}
+
 Recipe::Recipe(std::shared_ptr<const Data> data) : data_(std::move(data)) {}
 
 Recipe Recipe::load(const std::filesystem::path& file, std::span<const std::string> sets) {
   auto data = std::make_shared<Data>();
   data->name = file.string();
   std::vector<ChainLink> chain = read_chain(file);
-  for (auto link = chain.rbegin(); link != chain.rend(); ++link) {
-    for (Entry& entry : link->text.entries) put(data->entries, std::move(entry));
+  int layer = 0;
+  for (auto link = chain.rbegin(); link != chain.rend(); ++link, ++layer) {
+    for (Entry& entry : link->text.entries) {
+      entry.layer = layer;
+      put(data->entries, std::move(entry));
+    }
     for (SectionMention& section : link->text.sections)
       data->sections.push_back(std::move(section));
   }
-  put_sets(sets, data->entries, data->sections);
+  put_sets(sets, layer, data->entries, data->sections);
   return Recipe(std::move(data));
 }
 
@@ -123,7 +135,7 @@ Recipe Recipe::from_text(std::string_view toml, std::string name_for_errors,
   }
   auto data = std::make_shared<Data>(
       Data{std::move(name_for_errors), std::move(text.entries), std::move(text.sections)});
-  put_sets(sets, data->entries, data->sections);
+  put_sets(sets, /*layer=*/1, data->entries, data->sections);
   return Recipe(std::move(data));
 }
 
@@ -154,16 +166,21 @@ std::vector<Explained> Recipe::explain(const Schema& schema) const {
   std::vector<Explained> all;
   for (const DescribedOption& option : schema.options()) {
     Explained one{.key = option.name(),
-                  .value = option.default_text,
+                  .value = data_->value_of(option),
                   .source = "default",
                   .default_value = option.default_text,
                   .type = option.type(),
                   .unit = option.unit,
                   .range = option.range(),
-                  .help = option.help};
+                  .help = option.help,
+                  .needs = {},
+                  .may_change = option.may_change};
     if (const Entry* entry = data_->find(option.section, option.key)) {
-      one.value = to_toml(checked(option, entry->value, Dialect::toml).value);
       one.source = entry->from_set ? "--set" : entry->source;
+    }
+    if (option.needs) {
+      one.needs = option.needs->text();
+      one.has_effect = data_->value_of(schema.needed_by(option)) == option.needs->value_text();
     }
     all.push_back(std::move(one));
   }
@@ -177,7 +194,11 @@ std::string Recipe::resolved_toml(const Schema& schema) const {
     if (!section.empty()) text += fmt::format("{}[{}]\n", text.empty() ? "" : "\n", section);
     for (size_t i = 0; i < all.size(); ++i) {
       const DescribedOption& option = schema.options()[i];
-      if (option.section == section) text += fmt::format("{} = {}\n", option.key, all[i].value);
+      if (option.section != section) continue;
+      // Said as a key it would be refused when the text is read again.
+      text += all[i].has_effect
+                  ? fmt::format("{} = {}\n", option.key, all[i].value)
+                  : fmt::format("# {} = {} (needs {})\n", option.key, all[i].value, all[i].needs);
     }
   }
   return text;

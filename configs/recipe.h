@@ -30,6 +30,9 @@ struct Explained {
   std::string source;  ///< "default", "configs/recipes/x.toml:12" or "--set"
   std::string default_value;
   std::string type, unit, range, help;
+  std::string needs;        ///< "ema.enabled = true"; empty: nothing
+  bool has_effect = true;   ///< what it needs is so
+  bool may_change = false;  ///< when the run is resumed
 };
 
 class Recipe {
@@ -49,11 +52,13 @@ class Recipe {
     return options;
   }
 
-  /// Unknown sections and keys (with the nearest known one) and ill-typed values, one a line.
+  /// Unknown sections and keys (with the nearest known one), ill-typed values, and keys that were
+  /// set though nothing reads them, one a line.
   void check(const Schema& schema) const;
 
-  /// Every described key with its effective value, sections in schema order. Reading it again
-  /// gives the same values to the bit. Checks first: nothing that was said may get lost.
+  /// Every described key with its effective value, sections in schema order; a key without effect
+  /// is a comment. Reading it again gives the same values to the bit. Checks first: nothing that
+  /// was said may get lost.
   std::string resolved_toml(const Schema& schema) const;
   std::vector<Explained> explain(const Schema& schema) const;
 

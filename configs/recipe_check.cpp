@@ -57,6 +57,21 @@ std::string key_problem(const Schema& schema, const Entry& entry) {
                      fmt::join(schema.keys(entry.section), ", "));
 }
 
+/// Whoever builds on a recipe may turn a part of it off without having to unsay its keys.
+bool switched_off(const Entry& entry, const Entry* needed) {
+  return needed && needed->layer > entry.layer;
+}
+
+/// `found` is the value of the key that the option needs.
+std::string effect_problem(const DescribedOption& option, const Entry& entry,
+                           const std::string& found) {
+  return fmt::format(
+      "{} = {} has no effect ({} = {}, and {} is read only when it is {}). Remove the key, or set "
+      "{}.",
+      option.name(), shortened(to_toml(entry.value)), option.needs->key, shortened(found),
+      option.key, option.needs->value_text(), option.needs->text());
+}
+
 }  // namespace
 
 void Recipe::check(const Schema& schema) const {
@@ -69,8 +84,17 @@ void Recipe::check(const Schema& schema) const {
   for (const Entry& entry : data_->entries) {
     if (!entry.section.empty() && !schema.has_section(entry.section)) continue;  // said above
     const DescribedOption* option = schema.find(entry.section, entry.key);
-    const std::string problem =
+    std::string problem =
         option ? checked(*option, entry.value, Dialect::toml).problem : key_problem(schema, entry);
+    if (problem.empty() && option && option->needs) {
+      const DescribedOption& needed = schema.needed_by(*option);
+      const std::string found = data_->value_of(needed);
+      const bool judged = !found.empty();  // an ill-typed value has a line of its own
+      if (judged && found != option->needs->value_text() &&
+          !switched_off(entry, data_->find(needed.section, needed.key))) {
+        problem = effect_problem(*option, entry, found);
+      }
+    }
     if (!problem.empty()) problems.push_back(entry.source + ": " + problem);
   }
   if (!problems.empty()) throw Error(ExitCode::usage, joined_lines(problems));

@@ -15,6 +15,8 @@ struct Recipe::Data {
   std::vector<SectionMention> sections;
 
   const Entry* find(std::string_view section, std::string_view key) const;
+  /// Effective, as a recipe writes it; empty where what was said is not allowed.
+  std::string value_of(const DescribedOption& option) const;
 };
 
 }  // namespace trestle::configs

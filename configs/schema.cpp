@@ -40,6 +40,18 @@ const DescribedOption* Schema::find(std::string_view section, std::string_view k
   return it == options_.end() ? nullptr : &*it;
 }
 
+const DescribedOption& Schema::needed_by(const DescribedOption& option) const {
+  const auto it = std::find_if(options_.begin(), options_.end(), [&](const auto& other) {
+    return other.name() == option.needs->key;
+  });
+  TRESTLE_ASSERT(it != options_.end() && !it->needs, "{} needs {}, a free option", option.name(),
+                 option.needs->key);
+  const Value wanted = std::visit([](const auto& v) { return Value{v}; }, option.needs->value);
+  TRESTLE_ASSERT(checked(*it, wanted, Dialect::toml).problem.empty(), "{} needs {}, which may be",
+                 option.name(), option.needs->text());
+  return *it;
+}
+
 std::vector<std::string> Schema::keys(std::string_view section) const {
   std::vector<std::string> keys;
   for (const DescribedOption& option : options_) {

@@ -9,6 +9,7 @@
 #include "configs/describe.h"
 
 #include <functional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,6 +33,9 @@ class Schema {
 
   bool has_section(std::string_view name) const;
   const DescribedOption* find(std::string_view section, std::string_view key) const;
+  /// The option that `option.needs` names; a need that no recipe can meet, or one of an option that
+  /// has needs itself, is a bug (std::logic_error).
+  const DescribedOption& needed_by(const DescribedOption& option) const;
   std::vector<std::string> keys(std::string_view section) const;
 
  private:
@@ -41,7 +45,14 @@ class Schema {
   std::vector<std::string> sections_;
 };
 
-/// A page for people: a table a section with key, type, default, unit, range, meaning.
-std::string reference_markdown(const Schema& schema);
+/// Options that belong together on the reference page.
+struct ReferenceChapter {
+  std::string title;
+  std::string introduction;
+  Schema schema;
+};
+
+/// A page for people: a table a section with all that explain shows, save what a recipe says.
+std::string reference_markdown(std::span<const ReferenceChapter> chapters);
 
 }  // namespace trestle::configs

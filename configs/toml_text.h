@@ -17,6 +17,7 @@ struct Entry {
   Value value;
   std::string source;  ///< begins every message about it: "a.toml:12", "--set train.steps=5"
   bool from_set = false;
+  int layer = 0;  ///< higher ones win: the lowest base, ..., the recipe, --set
 };
 
 /// A section that a recipe opens, even if it is empty.

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <fcntl.h>
 #include <fstream>
 #include <system_error>
 #include <unistd.h>
@@ -23,23 +22,6 @@ namespace {
 
 constexpr std::size_t kMaxDepth = 64;
 constexpr const char* kBlanks = " \t\r\v\f";
-
-[[noreturn]] void fail_to_write(const std::filesystem::path& path, int error) {
-  fail(ExitCode::environment,
-       "{} could not be written ({}). Check the rights and the free space of its folder.",
-       path.string(), std::generic_category().message(error));
-}
-
-/// False with errno set: what could not be written may still be there in part.
-bool write_all(int descriptor, std::string_view text) {
-  while (!text.empty()) {
-    const ssize_t count = ::write(descriptor, text.data(), text.size());
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return false;
-    text.remove_prefix(static_cast<std::size_t>(count));
-  }
-  return true;
-}
 
 /// How many bytes at the file's end follow its last line break.
 std::uint64_t unfinished_bytes(const FileReader& file) {
@@ -56,15 +38,21 @@ std::uint64_t unfinished_bytes(const FileReader& file) {
   return file.size_bytes();
 }
 
-void cut_unfinished_line(const std::filesystem::path& path) {
+/// The path of a file that now ends in a whole line, or is not there.
+const std::filesystem::path& cut_unfinished_line(const std::filesystem::path& path) {
+  std::error_code ignored;  // opening it says more
+  if (!std::filesystem::exists(path, ignored)) return path;
   const FileReader file(path, ExitCode::environment);
   const std::uint64_t unfinished = unfinished_bytes(file);
-  if (unfinished == 0) return;
-  if (::truncate(path.c_str(), static_cast<off_t>(file.size_bytes() - unfinished)) != 0) {
-    fail_to_write(path, errno);
-  }
+  if (unfinished == 0) return path;
+  TRESTLE_REQUIRE_AS(
+      environment,
+      ::truncate(path.c_str(), static_cast<off_t>(file.size_bytes() - unfinished)) == 0,
+      "{} ends in an unfinished line that could not be cut off ({}). Check its rights.",
+      path.string(), std::generic_category().message(errno));
   log_warn("{} ended in an unfinished line (its writer was stopped). {} bytes were cut off.",
            path.string(), unfinished);
+  return path;
 }
 
 }  // namespace
@@ -106,14 +94,7 @@ std::string required_string(const JsonLine& line, std::string_view key) {
   return found->get<std::string>();
 }
 
-JsonlWriter::JsonlWriter(const std::filesystem::path& path) : path_(path) {
-  std::error_code ignored;  // open() below says more
-  if (std::filesystem::exists(path, ignored)) cut_unfinished_line(path);
-  descriptor_ = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
-  if (descriptor_ < 0) fail_to_write(path_, errno);
-}
-
-JsonlWriter::~JsonlWriter() { ::close(descriptor_); }
+JsonlWriter::JsonlWriter(const std::filesystem::path& path) : file_(cut_unfinished_line(path)) {}
 
 void JsonlWriter::append(std::span<const JsonField> fields) {
   nlohmann::ordered_json object = nlohmann::ordered_json::object();
@@ -121,16 +102,8 @@ void JsonlWriter::append(std::span<const JsonField> fields) {
     std::visit([&](const auto& value) { object[std::string(field.key)] = value; }, field.value);
   }
   // Text from outside (a file name, say) need not be UTF-8, and that must not cost the line.
-  const std::string line =
-      object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + '\n';
-  const off_t end = ::lseek(descriptor_, 0, SEEK_END);
-  if (write_all(descriptor_, line)) return;
-  const int error = errno;
-  if (end >= 0 && ::ftruncate(descriptor_, end) != 0) {
-    log_warn("{} may now end in an unfinished line ({}).", path_.string(),
-             std::generic_category().message(errno));
-  }
-  fail_to_write(path_, error);
+  file_.append(object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) +
+               '\n');
 }
 
 }  // namespace trestle::formats

@@ -10,6 +10,8 @@
 //   JsonlWriter metrics("runs/cats/metrics.jsonl");
 //   metrics.append({{"step", 12}, {"loss", 0.25}});
 #pragma once
+#include "formats/append_file.h"
+
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -60,9 +62,6 @@ class JsonlWriter {
   /// Opens the file, or makes it. What a killed program left of an unfinished last line is cut off
   /// (and logged).
   explicit JsonlWriter(const std::filesystem::path& path);
-  ~JsonlWriter();
-  JsonlWriter(const JsonlWriter&) = delete;
-  JsonlWriter& operator=(const JsonlWriter&) = delete;
 
   /// One line with the fields in this order.
   void append(std::span<const JsonField> fields);
@@ -71,8 +70,7 @@ class JsonlWriter {
   }
 
  private:
-  std::filesystem::path path_;
-  int descriptor_ = -1;
+  AppendFile file_;
 };
 
 }  // namespace trestle::formats

@@ -9,13 +9,21 @@ namespace trestle::trainers {
 
 void RunOptions::describe(configs::Fields& f) {
   f.field("task", task, {.help = "what is trained: the name of a folder in trainers/"});
-  f.field("name", name, {.help = "name of the run directory; empty: the recipe's file name"});
+  f.field("name", name,
+          {.help = "name of the run directory; empty: the recipe's file name", .may_change = true});
   f.field("seed", seed,
           {.help = "seed of the initial weights, the data order and all noise", .min = 0});
 }
 
 void TrainOptions::describe(configs::Fields& f) {
-  f.field("steps", steps, {.help = "optimizer steps of the whole run", .unit = "steps", .min = 1});
+  f.field(
+      "steps", steps,
+      {.help =
+           "optimizer steps of the whole run; raise it to go on with a complete one (what is left "
+           "of a cosine schedule then stretches)",
+       .unit = "steps",
+       .min = 1,
+       .may_change = true});
   f.field("global_batch", global_batch,
           {.help = "samples of a step, over all ranks", .unit = "samples", .min = 1});
   f.field("micro_batch", micro_batch,
@@ -34,7 +42,8 @@ void DistOptions::describe(configs::Fields& f) {
           {.help = "compute threads of a rank; 0: OMP_NUM_THREADS, else the rank's cores",
            .unit = "threads",
            .min = 0,
-           .max = 1024});
+           .max = 1024,
+           .may_change = true});
 }
 
 void CheckpointOptions::describe(configs::Fields& f) {
@@ -42,28 +51,42 @@ void CheckpointOptions::describe(configs::Fields& f) {
       "every", every,
       {.help = "steps between checkpoints (one is always written at the end); 0: only at the end",
        .unit = "steps",
-       .min = 0});
+       .min = 0,
+       .may_change = true});
 }
 
 void SampleOptions::describe(configs::Fields& f) {
   f.field("every", every,
-          {.help = "steps between picture grids; 0: only at the end", .unit = "steps", .min = 0});
+          {.help = "steps between picture grids; 0: only at the end",
+           .unit = "steps",
+           .min = 0,
+           .may_change = true});
   f.field("pictures", pictures,
-          {.help = "held-out samples in a grid", .unit = "pictures", .min = 1, .max = 256});
+          {.help = "held-out samples in a grid",
+           .unit = "pictures",
+           .min = 1,
+           .max = 256,
+           .may_change = true});
 }
 
 void LogOptions::describe(configs::Fields& f) {
   f.field("every", every,
-          {.help = "steps between progress lines in a log file", .unit = "steps", .min = 1});
+          {.help = "steps between progress lines in a log file",
+           .unit = "steps",
+           .min = 1,
+           .may_change = true});
+  f.field("level", level,
+          {.help = "least important messages shown",
+           .choices = {"debug", "info", "warn", "error"},
+           .may_change = true});
   f.field(
-      "level", level,
-      {.help = "least important messages shown", .choices = {"debug", "info", "warn", "error"}});
+      "tensorboard", tensorboard,
+      {.help = "numbers and pictures for TensorBoard, in the run directory", .may_change = true});
 }
 
-configs::Schema schema_of(const configs::Recipe& recipe) {
-  configs::Schema schema;
-  schema.section<RunOptions>("run");
-  task_kind_of(recipe).describe(schema);
+namespace {
+
+void describe_loop(configs::Schema& schema) {
   schema.section<TrainOptions>("train");
   schema.section<AdamWOptions>("optim");
   schema.section<ScheduleOptions>("optim");
@@ -72,7 +95,31 @@ configs::Schema schema_of(const configs::Recipe& recipe) {
   schema.section<CheckpointOptions>("checkpoint");
   schema.section<SampleOptions>("sample");
   schema.section<LogOptions>("log");
+}
+
+}  // namespace
+
+configs::Schema schema_of(const configs::Recipe& recipe) {
+  configs::Schema schema;
+  schema.section<RunOptions>("run");
+  task_kind_of(recipe).describe(schema);
+  describe_loop(schema);
   return schema;
+}
+
+std::string reference_page() {
+  std::vector<configs::ReferenceChapter> chapters(1);
+  chapters[0].title = "Every task";
+  chapters[0].introduction = "What the training loop reads, whatever is trained.";
+  chapters[0].schema.section<RunOptions>("run");
+  describe_loop(chapters[0].schema);
+  for (const TaskKind* kind : task_kinds()) {
+    chapters.push_back({.title = fmt::format("run.task = \"{}\"", kind->name),
+                        .introduction = fmt::format("{}.", kind->summary),
+                        .schema = {}});
+    kind->describe(chapters.back().schema);
+  }
+  return configs::reference_markdown(chapters);
 }
 
 }  // namespace trestle::trainers

@@ -45,10 +45,14 @@ struct SampleOptions {  // [sample]
 struct LogOptions {  // [log]
   std::int64_t every = 10;
   std::string level = "info";
+  bool tensorboard = true;
   void describe(configs::Fields& fields);
 };
 
 /// Everything a recipe may say, given its run.task: the trainer's sections, then the task's.
 configs::Schema schema_of(const configs::Recipe& recipe);
+
+/// docs/recipe_reference.md: all options of this program, the trainer's and then each task's.
+std::string reference_page();
 
 }  // namespace trestle::trainers

@@ -55,6 +55,33 @@ struct OptimOptions {
   }
 };
 
+/// One key that needs another of its section.
+struct AverageOptions {
+  bool enabled = true;
+  double decay = 0.9;
+
+  void describe(Fields& f) {
+    f.field("enabled", enabled, {.help = "keep an average"});
+    f.field("decay", decay, {.help = "of the average", .needs = {"enabled", true}});
+  }
+};
+
+/// Keys that may change, one of them needs another section's key.
+struct OutputOptions {
+  std::string format = "bar";
+  int64_t every = 10;
+
+  void describe(Fields& f) {
+    f.field("format", format,
+            {.help = "of progress", .choices = {"bar", "lines"}, .may_change = true});
+    f.field("every", every,
+            {.help = "steps between lines",
+             .min = 1,
+             .needs = {"log.format", "lines"},
+             .may_change = true});
+  }
+};
+
 inline Schema train_and_optim() {
   Schema schema;
   schema.section<TrainOptions>("train");

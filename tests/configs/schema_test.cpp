@@ -115,20 +115,85 @@ TEST(SchemaTest, ABadDescriptionIsABug) {
   expect_bug<NumberOfChoice>("only strings have choices");
 }
 
+struct NeedsNothingKnown {
+  bool a = true;
+  void describe(Fields& f) { f.field("a", a, {.help = "lost", .needs = {"b", true}}); }
+};
+struct NeedsTheImpossible {
+  std::string mode = "on";
+  bool a = true;
+  void describe(Fields& f) {
+    f.field("mode", mode, {.help = "one of two", .choices = {"on", "off"}});
+    f.field("a", a, {.help = "never read", .needs = {"mode", "sideways"}});
+  }
+};
+struct NeedsInARow {
+  bool a = true, b = true, c = true;
+  void describe(Fields& f) {
+    f.field("a", a, {.help = "first"});
+    f.field("b", b, {.help = "second", .needs = {"a", true}});
+    f.field("c", c, {.help = "third", .needs = {"b", true}});
+  }
+};
+
+template <class Options>
+void expect_bad_needs(const std::string& part) {
+  Schema schema;
+  schema.section<Options>("s");
+  try {
+    Recipe::from_text("[s]\na = true\n", "r").explain(schema);
+    ADD_FAILURE() << "accepted";
+  } catch (const std::logic_error& error) {
+    EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+  }
+}
+
+TEST(SchemaTest, NeedsThatNoRecipeCanMeetAreABug) {
+  expect_bad_needs<NeedsNothingKnown>("s.a needs s.b, a free option");
+  expect_bad_needs<NeedsTheImpossible>("s.a needs s.mode = \"sideways\", which may be");
+  expect_bad_needs<NeedsInARow>("s.c needs s.b, a free option");
+}
+
 TEST(ReferenceTest, OneTableASection) {
-  const std::string page = reference_markdown(train_and_optim());
+  const std::string page =
+      reference_markdown(std::vector<ReferenceChapter>{{"Every task", "Text.", train_and_optim()}});
   EXPECT_NE(
-      page.find("\n## [train]\n\n| Key | Type | Default | Unit | Range | Meaning |\n"
-                "|---|---|---|---|---|---|\n"
-                "| `steps` | integer | `1000` | steps | >= 1 | optimizer steps of the run |\n"),
+      page.find("\n## Every task\n\nText.\n\n### [train]\n\n"
+                "| Key | Type | Default | Unit | Range | Resume | Meaning |\n"
+                "|---|---|---|---|---|---|---|\n"
+                "| `steps` | integer | `1000` | steps | >= 1 |  | optimizer steps of the run |\n"),
       std::string::npos)
       << page;
-  EXPECT_NE(page.find("\n## [optim]\n"), std::string::npos);
+  EXPECT_NE(page.find("\n### [optim]\n"), std::string::npos);
   EXPECT_NE(page.find("| `lr_scheduler` | string | `\"cosine\"` |  | \"cosine\" or \"constant\" | "
-                      "shape after warm-up |\n"),
+                      " | shape after warm-up |\n"),
             std::string::npos);
   EXPECT_NE(page.find("texts \\| captions"), std::string::npos);  // a bar would end the cell
   EXPECT_LT(page.find("[train]"), page.find("[optim]"));
+}
+
+TEST(ReferenceTest, SaysWhatAKeyNeedsAndWhetherItMayChange) {
+  Schema schema;
+  schema.section<AverageOptions>("ema");
+  schema.section<OutputOptions>("log");
+  const std::string page =
+      reference_markdown(std::vector<ReferenceChapter>{{"All", "Text.", schema}});
+  EXPECT_NE(page.find("| `decay` | number | `0.9` |  |  |  | of the average (needs `ema.enabled = "
+                      "true`) |\n"),
+            std::string::npos)
+      << page;
+  EXPECT_NE(
+      page.find("| >= 1 | may change | steps between lines (needs `log.format = \"lines\"`) |\n"),
+      std::string::npos)
+      << page;
+}
+
+TEST(ReferenceTest, EveryChapterHasItsOwnSections) {
+  Schema other;
+  other.section<OutputOptions>("log");
+  const std::string page = reference_markdown(
+      std::vector<ReferenceChapter>{{"One", "1.", train_and_optim()}, {"Two", "2.", other}});
+  EXPECT_LT(page.find("### [optim]"), page.find("## Two\n\n2.\n\n### [log]"));
 }
 
 }  // namespace

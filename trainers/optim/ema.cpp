@@ -10,7 +10,10 @@ void EmaOptions::describe(configs::Fields& f) {
   f.field("enabled", enabled,
           {.help = "keep a moving average and use it for pictures and evaluation"});
   f.field("decay", decay,
-          {.help = "decay the ramp min(decay, (1 + n) / (10 + n)) ends at", .min = 0, .below = 1});
+          {.help = "decay the ramp min(decay, (1 + n) / (10 + n)) ends at",
+           .min = 0,
+           .below = 1,
+           .needs = {"enabled", true}});
 }
 
 Ema::Ema(std::vector<models::nn::NamedParameter> parameters, const EmaOptions& options)

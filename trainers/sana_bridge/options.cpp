@@ -10,7 +10,10 @@ void BridgeOptions::describe(configs::Fields& f) {
           {.help = "s of the Brownian bridge; 0: a straight line", .min = 0});
   f.field("codec", codec, {.help = "how pictures become latents", .choices = {"pixels"}});
   f.field("codec_factor", codec_factor,
-          {.help = "side of the cell that becomes one latent pixel", .unit = "pixels", .min = 1});
+          {.help = "side of the cell that becomes one latent pixel",
+           .unit = "pixels",
+           .min = 1,
+           .needs = {"codec", "pixels"}});
 }
 
 void ModelOptions::describe(configs::Fields& f) {
