@@ -2,8 +2,7 @@
 
 #include "base/error.h"
 #include "formats/jsonl.h"
-#include "formats/picture.h"
-#include "formats/png.h"
+#include "formats/picture_file.h"
 #include "formats/safetensors.h"
 
 #include <ATen/ATen.h>
@@ -31,6 +30,10 @@ at::Tensor read_prompt(const formats::SafetensorsFile& file, const formats::Tens
   return text_lc;
 }
 
+std::string size_text(const formats::Picture& picture) {
+  return fmt::format("{}x{}", picture.width, picture.height);
+}
+
 /// 8-bit RGB to [3, H, W] in [-1, 1], written into one sample of a batch.
 void write_picture(const formats::Picture& picture, at::Tensor out_chw) {
   const std::int64_t pixels = std::int64_t{picture.width} * picture.height;
@@ -45,7 +48,9 @@ void write_picture(const formats::Picture& picture, at::Tensor out_chw) {
 }  // namespace
 
 void PairedPicturesOptions::describe(configs::Fields& f) {
-  f.field("path", path, {.help = "folder with pairs.jsonl, heldout.jsonl and prompts.safetensors"});
+  f.field("path", path,
+          {.help = "folder with pairs.jsonl, heldout.jsonl and prompts.safetensors",
+           .may_change = true});
   f.field("resolution", resolution, {.help = "side of every picture", .unit = "pixels", .min = 1});
 }
 
@@ -55,15 +60,16 @@ PairedPictures::PairedPictures(const PairedPicturesOptions& options, const std::
   const std::filesystem::path folder = options.path;
   TRESTLE_REQUIRE_AS(data, !options.path.empty(),
                      "data.path is not set (it names the folder of picture pairs). Set data.path.");
+  std::error_code ignored;  // what cannot be looked at is not there either
   TRESTLE_REQUIRE_AS(
-      data, std::filesystem::is_directory(folder),
+      data, std::filesystem::is_directory(folder, ignored),
       "data.path = \"{}\" is no folder (picture pairs are read from there). Make it, or "
       "correct data.path.",
       options.path);
   TRESTLE_REQUIRE_AS(
-      data, std::filesystem::exists(list_),
+      data, std::filesystem::exists(list_, ignored),
       "data.path = \"{}\" has no {} (a paired data set lists its pairs there). Write "
-      "one: a line {{\"source\": PNG, \"target\": PNG, \"prompt\": TEXT}} for each pair.",
+      "one: a line {{\"source\": FILE, \"target\": FILE, \"prompt\": TEXT}} for each pair.",
       options.path, list);
 
   const auto prompts = formats::SafetensorsFile::open(folder / kPromptFile);
@@ -88,6 +94,26 @@ PairedPictures::PairedPictures(const PairedPicturesOptions& options, const std::
                      "{} lists no pairs (a run needs at least one). Add lines.", list_.string());
 }
 
+std::pair<formats::Picture, formats::Picture> PairedPictures::read_pair(SampleId id) const {
+  const Pair& pair = pairs_[id];
+  try {
+    auto source = formats::read_picture(pair.source);
+    auto target = formats::read_picture(pair.target);
+    TRESTLE_REQUIRE_AS(
+        data, source.width == target.width && source.height == target.height,
+        "{} is {} pixels and {} is {} (the pictures of a pair have one size). Resize "
+        "one of them.",
+        pair.source.string(), size_text(source), pair.target.string(), size_text(target));
+    TRESTLE_REQUIRE_AS(data, source.width == resolution_ && source.height == resolution_,
+                       "{} and {} are {} pixels (data.resolution = {}). Resize them, or set "
+                       "data.resolution.",
+                       pair.source.string(), pair.target.string(), size_text(source), resolution_);
+    return {std::move(source), std::move(target)};
+  } catch (const Error& error) {
+    throw BadSample(id, fmt::format("{}:{}: {}", list_.string(), pair.line, error.what()));
+  }
+}
+
 Batch PairedPictures::load(std::span<const SampleId> ids) const {
   const auto count = static_cast<std::int64_t>(ids.size());
   std::int64_t rows = 1;
@@ -102,17 +128,9 @@ Batch PairedPictures::load(std::span<const SampleId> ids) const {
   at::Tensor mask = at::zeros({count, rows}, at::kLong);
   for (std::int64_t i = 0; i < count; ++i) {
     const Pair& pair = pairs_[ids[i]];
-    const auto read = [&](const std::filesystem::path& path, at::Tensor out_chw) {
-      const formats::Picture picture = formats::read_png(path);
-      TRESTLE_REQUIRE_AS(
-          data, picture.width == resolution_ && picture.height == resolution_,
-          "{}:{}: {} is {}x{} pixels (data.resolution = {}). Resize the picture, or set "
-          "data.resolution.",
-          list_.string(), pair.line, path.string(), picture.width, picture.height, resolution_);
-      write_picture(picture, out_chw);
-    };
-    read(pair.source, source[i]);
-    read(pair.target, target[i]);
+    const auto [source_picture, target_picture] = read_pair(ids[i]);
+    write_picture(source_picture, source[i]);
+    write_picture(target_picture, target[i]);
     const at::Tensor& prompt_lc = text_lc_[pair.prompt];
     text[i].slice(0, 0, prompt_lc.size(0)).copy_(prompt_lc);
     mask[i].slice(0, 0, prompt_lc.size(0)).fill_(1);

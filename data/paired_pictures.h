@@ -1,8 +1,11 @@
 // Pairs of pictures with a prompt, from a folder:
 //
-//   pairs.jsonl          a line a pair: {"source": PNG, "target": PNG, "prompt": TEXT}
+//   pairs.jsonl          a line a pair: {"source": FILE, "target": FILE, "prompt": TEXT}
 //   heldout.jsonl        the same, for pairs that training never sees
 //   prompts.safetensors  one [L, C] float32 tensor a prompt, named by the prompt's text
+//
+// FILE is a PNG or JPEG picture, by a path inside the folder. Bad is a pair with a picture that is
+// missing or cannot be read, or whose pictures are not both of resolution x resolution pixels.
 //
 // A batch has source and target [B, 3, H, W] in [-1, 1], text [B, L, C] padded with zeros to the
 // batch's longest prompt, and text_mask [B, L] (1 keep, 0 padding), all float32 but the mask
@@ -10,10 +13,12 @@
 #pragma once
 #include "configs/describe.h"
 #include "data/dataset.h"
+#include "formats/picture.h"
 
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace trestle::data {
@@ -41,6 +46,9 @@ class PairedPictures : public Dataset {
     std::size_t prompt;  // index into text_lc_
     std::int64_t line;
   };
+
+  /// Throws BadSample.
+  std::pair<formats::Picture, formats::Picture> read_pair(SampleId id) const;
 
   std::filesystem::path list_;
   std::int64_t resolution_;

@@ -38,10 +38,11 @@ Sampler::Sampler(std::uint64_t seed, std::int64_t size) : seed_(seed), size_(siz
   half_bits_ = std::max(1, (bits + 1) / 2);
 }
 
-SampleId Sampler::at(Position position) const {
-  TRESTLE_ASSERT(position.value >= 0, "position {}", position.value);
+SampleId Sampler::at(Position position, std::int64_t skip) const {
+  TRESTLE_ASSERT(position.value >= 0 && skip >= 0 && skip < size_, "position {}, skip {}",
+                 position.value, skip);
   const auto epoch = static_cast<std::uint64_t>(position.value / size_);
-  auto value = static_cast<std::uint64_t>(position.value % size_);
+  auto value = static_cast<std::uint64_t>((position.value % size_ + skip) % size_);
   // Walking the cycle until it re-enters [0, size) restricts the permutation to the data set; the
   // domain is less than four times too large (16 for tiny sets), so this takes a few turns.
   do {

@@ -20,7 +20,10 @@ class Sampler {
   Sampler(std::uint64_t seed, std::int64_t size);
 
   /// Epoch floor(position / size) visits every id once.
-  SampleId at(Position position) const;
+  SampleId at(Position position) const { return at(position, 0); }
+  /// The sample `skip` places further on in the position's epoch, whose end is followed by its
+  /// beginning; 0 <= skip < size. All skips together visit every id once.
+  SampleId at(Position position, std::int64_t skip) const;
   std::int64_t size() const { return size_; }
 
  private:

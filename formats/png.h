@@ -21,10 +21,6 @@
 
 namespace trestle::formats {
 
-/// Larger pictures are refused on reading and never written.
-inline constexpr int kMaxPictureSide = 65535;
-inline constexpr std::int64_t kMaxPicturePixels = std::int64_t{1} << 30;
-
 /// Errors: ExitCode::data, naming the file.
 Picture read_png(const std::filesystem::path& path);
 

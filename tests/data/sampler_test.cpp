@@ -24,6 +24,21 @@ TEST(Sampler, EveryEpochVisitsEverySampleOnce) {
   }
 }
 
+TEST(Sampler, SkippingFromAnyPlaceVisitsTheEpochOnceInItsOrder) {
+  for (const std::int64_t size : {1, 2, 7, 64, 65}) {
+    const Sampler sampler(5, size);
+    for (const std::int64_t epoch : {0, 3}) {
+      for (std::int64_t place = 0; place < size; ++place) {
+        const Position position{epoch * size + place};
+        EXPECT_EQ(sampler.at(position, 0), sampler.at(position));
+        for (std::int64_t skip = 0; skip < size; ++skip) {
+          EXPECT_EQ(sampler.at(position, skip), sampler.at({epoch * size + (place + skip) % size}));
+        }
+      }
+    }
+  }
+}
+
 TEST(Sampler, EpochsAndSeedsHaveOtherOrders) {
   const auto order = [](std::uint64_t seed, std::int64_t epoch) {
     const Sampler sampler(seed, 100);
