@@ -175,11 +175,12 @@ BindingReport judge(const std::vector<Binding>& bindings) {
       for (const int rank : group) threads += bindings[rank].threads;
       if (group.size() > 1 && threads > cpus.size()) {
         report.warnings.push_back(fmt::format(
-            "{} on {} share {}: {} for {} (they take turns on it). Launch with \"mpirun --bind-to "
-            "none\" or \"--map-by slot:PE={}\", under srun with --cpus-per-task, or start fewer "
+            "{} on {} share {}: {} for {} (they take turns, so a step takes about {:.1f} times as "
+            "long as with a CPU for each). Launch with \"mpirun --bind-to none\" or \"--map-by "
+            "slot:PE={}\", under srun with --cpus-per-task, or start fewer "
             "ranks or threads (OMP_NUM_THREADS).",
             named_ranks(group), first.host, named_cpus(cpus), counted(threads, "thread"),
-            counted(cpus.size(), "CPU"), fair));
+            counted(cpus.size(), "CPU"), double(threads) / double(cpus.size()), fair));
         continue;
       }
       for (const int rank : group) {

@@ -45,6 +45,10 @@ std::string encode(const std::exception_ptr& failure) {
   }
 }
 
+ExitCode code_in(const std::string& encoded) {
+  return static_cast<ExitCode>(std::stoi(encoded.substr(0, encoded.find('\n'))));
+}
+
 }  // namespace
 
 Communicator::Communicator(std::shared_ptr<Transport> transport)
@@ -109,12 +113,16 @@ void Communicator::agree(const std::exception_ptr& mine) const {
     return;
   }
   const std::vector<std::string> failures = all_gather_bytes(encode(mine));
-  const auto lowest = std::ranges::find_if(failures, [](auto& text) { return !text.empty(); });
+  const auto failed = [](const std::string& text) { return !text.empty(); };
+  // A rank that was asked to stop must not hide what went wrong on another.
+  auto lowest = std::ranges::find_if(failures, [&](const std::string& text) {
+    return failed(text) && code_in(text) != ExitCode::preempted;
+  });
+  if (lowest == failures.end()) lowest = std::ranges::find_if(failures, failed);
   if (lowest == failures.end()) return;
 
-  const size_t newline = lowest->find('\n');
-  const auto code = static_cast<ExitCode>(std::stoi(lowest->substr(0, newline)));
-  const std::string text = lowest->substr(newline + 1);
+  const ExitCode code = code_in(*lowest);
+  const std::string text = lowest->substr(lowest->find('\n') + 1);
   const bool all_alike = std::ranges::count(failures, *lowest) == size();
   throw AgreedError(code,
                     all_alike ? text : fmt::format("rank {}: {}", lowest - failures.begin(), text));

@@ -74,9 +74,10 @@ class Communicator {
   void all_reduce(std::span<int64_t> values, ReduceOp op) const;
 
   /// COLLECTIVE. If any rank brings an exception, every rank throws an AgreedError with the code
-  /// and text of the lowest such rank. The text starts with "rank R: " unless all ranks failed in
-  /// the same words. Exceptions that are not an Error count as ExitCode::environment. A lone rank
-  /// rethrows its own exception as it is.
+  /// and text of the lowest such rank; one of ExitCode::preempted counts only where no rank brings
+  /// another. The text starts with "rank R: " unless all ranks failed in the same words. Exceptions
+  /// that are not an Error count as ExitCode::environment. A lone rank rethrows its own exception
+  /// as it is.
   void agree(const std::exception_ptr& mine) const;
 
   /// COLLECTIVE. Runs the LOCAL function f here, agrees on its failure, and returns its value.

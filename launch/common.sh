@@ -100,6 +100,32 @@ prepare_mpi() {
   fi
 }
 
+# run_ranks N COMMAND...: mpirun, and Ctrl-C or SIGTERM to this script reaches the ranks as SIGUSR2.
+# mpirun's own answer to both would kill them within two seconds, saved or not. Exit code: mpirun's.
+run_ranks() {
+  local ranks=$1 pid status=0 again=0
+  shift
+  export TRESTLE_PATIENT_STOP=yes
+  set -m  # a process group of its own: the terminal's Ctrl-C must not reach mpirun as well
+  mpirun -n "$ranks" "$@" &
+  pid=$!
+  set +m
+  trap 'kill -USR2 "$pid" 2>/dev/null || true' INT TERM USR2
+  while true; do
+    status=0
+    wait "$pid" || status=$?
+    # A trap interrupts `wait` with a status above 128, and mpirun may end at the same moment.
+    if ((status <= 128)); then break; fi
+    if ! kill -0 "$pid" 2>/dev/null; then
+      wait "$pid" || again=$?
+      if ((again != 127)); then status=$again; fi
+      break
+    fi
+  done
+  trap - INT TERM USR2
+  return "$status"
+}
+
 # A test of launch/test moves a task's folder here for a moment; when it was killed, put it back.
 moved_away=$root/.moved_away
 put_tasks_back() {

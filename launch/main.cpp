@@ -17,7 +17,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer(
       "Exit codes: 0 done, 2 usage or recipe, 3 data, 4 environment, 5 checkpoint, 6 numbers, 7 "
-      "peer lost.");
+      "peer lost, 75 stopped by a signal and saved (requeue).");
   app.set_version_flag("--version", std::string("trestle ") + TRESTLE_VERSION);
 
   launch::Action action;

@@ -55,12 +55,13 @@ formats::Picture tile(const std::vector<formats::Picture>& pictures) {
   return grid;
 }
 
-void write_grid(Task& task, const Draws& draws, const dist::Communicator& world,
-                std::int64_t pictures, const std::filesystem::path& file) {
+formats::Picture write_grid(Task& task, const Draws& draws, const dist::Communicator& world,
+                            std::int64_t pictures, const std::filesystem::path& file,
+                            StopToken stop) {
   const std::string mine = world.agreed([&] {
     const std::int64_t available = task.dataset(Split::heldout).size();
     const std::int64_t count = std::min(pictures, available);
-    SampleRequest request;
+    SampleRequest request{.ids = {}, .stop = stop};
     for (std::int64_t i = count * world.rank() / world.size();
          i < count * (world.rank() + 1) / world.size(); ++i) {
       request.ids.push_back(i * available / count);
@@ -72,14 +73,17 @@ void write_grid(Task& task, const Draws& draws, const dist::Communicator& world,
     return bytes;
   });
   const auto everyone = world.all_gather_bytes(mine);
-  world.agreed([&] {
-    if (!world.is_root()) return;
+  return world.agreed([&] {
+    formats::Picture grid;
+    if (!world.is_root()) return grid;
     std::vector<formats::Picture> all;
     for (std::string_view bytes : everyone) {
       while (!bytes.empty()) all.push_back(take_picture(bytes));
     }
     if (!file.parent_path().empty()) std::filesystem::create_directories(file.parent_path());
-    formats::write_png(file, tile(all));
+    grid = tile(all);
+    formats::write_png(file, grid);
+    return grid;
   });
 }
 

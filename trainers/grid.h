@@ -1,5 +1,6 @@
 // Picture grids of held-out samples, made by all ranks together.
 #pragma once
+#include "base/stop.h"
 #include "dist/communicator.h"
 #include "trainers/task.h"
 
@@ -9,9 +10,11 @@ namespace trestle::trainers {
 
 /// COLLECTIVE. Each rank draws its share of `pictures` held-out samples, evenly spread over the
 /// data set; rank 0 arranges them and writes one PNG. Any number of ranks gives the same picture
-/// (to rounding). Errors on any rank are thrown on all.
-void write_grid(Task& task, const Draws& draws, const dist::Communicator& world,
-                std::int64_t pictures, const std::filesystem::path& file);
+/// (to rounding), which rank 0 returns. Errors on any rank, a requested stop included, are thrown
+/// on all.
+formats::Picture write_grid(Task& task, const Draws& draws, const dist::Communicator& world,
+                            std::int64_t pictures, const std::filesystem::path& file,
+                            StopToken stop = {});
 
 /// Tiles pictures of one size, about as high as wide, on white with a small gap.
 formats::Picture tile(const std::vector<formats::Picture>& pictures);

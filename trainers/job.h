@@ -1,6 +1,7 @@
 // Rank-parallel work besides training: evaluate, cache, make pictures. A job is a range of indices
 // that can be worked on in any split.
 #pragma once
+#include "base/stop.h"
 #include "base/torch/draws.h"
 #include "dist/communicator.h"
 
@@ -23,6 +24,8 @@ struct JobContext {
   const Draws& draws;
   /// To be called as items get done, by how many; rank 0 shows progress.
   std::function<void(std::int64_t items)> advance;
+  /// To be polled (check()) by every loop of run().
+  StopToken stop;
   /// What the job found out, for summary.json; equal on all ranks after finish().
   std::map<std::string, double> results;
 };

@@ -1,14 +1,48 @@
 #include "trainers/plain_step.h"
 
 #include "base/error.h"
+#include "base/log.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <array>
 #include <cmath>
 
 namespace trestle::trainers {
 namespace {
+
+bool all_finite(const at::Tensor& tensor) {
+  return !tensor.is_floating_point() || at::isfinite(tensor).all().item<bool>();
+}
+
+/// The first tensor on the way through this micro batch that is not finite, named for people.
+std::string first_not_finite(const StepParts& parts, const data::Batch& batch,
+                             const LossReport& report) {
+  for (const auto& [name, tensor] : batch.tensors) {
+    for (std::int64_t i = 0; i < batch.size(); ++i) {
+      if (!all_finite(tensor[i])) return fmt::format("{} of sample {}", name, batch.ids[i]);
+    }
+  }
+  for (const auto& parameter : parts.parameters) {
+    if (!all_finite(parameter.tensor)) return "parameter " + parameter.name;
+  }
+  for (const LossTerm& term : report.terms) {
+    if (!all_finite(term.per_sample)) return "loss term " + term.name;
+  }
+  return "the sum of the loss";
+}
+
+/// Backward reaches the last layers first, so what is not finite began at the last parameter.
+void require_finite_gradients(const StepParts& parts, Step step) {
+  for (auto parameter = parts.parameters.rbegin(); parameter != parts.parameters.rend();
+       ++parameter) {
+    TRESTLE_REQUIRE_AS(numbers, all_finite(parameter->tensor.grad()),
+                       "step {}: the gradient of {} is not finite (though the loss is). Lower "
+                       "optim.learning_rate, or look at the data of this step.",
+                       step.value, parameter->name);
+  }
+}
 
 /// Loss of this rank's samples, each term divided by the global count of its kind.
 double forward_backward(StepParts& parts, const StepContext& context, const KindCounts& kinds,
@@ -17,14 +51,22 @@ double forward_backward(StepParts& parts, const StepContext& context, const Kind
   at::Tensor loss;
   for (const LossTerm& term : report.terms) {
     const auto count = kinds.find(term.kind);
+    // The whole global batch lacks this kind: nothing to divide, and nothing to divide by.
+    if (count == kinds.end() && term.per_sample.numel() == 0) continue;
     TRESTLE_ASSERT(count != kinds.end(), "term {} counts unknown kind \"{}\"", term.name,
                    term.kind);
     const at::Tensor share = term.per_sample.sum() / double(count->second);
     terms[term.name] += share.item<double>();
     loss = loss.defined() ? loss + share : share;
   }
+  if (!loss.defined()) return 0;
+  const double value = loss.item<double>();
+  TRESTLE_REQUIRE_AS(numbers, std::isfinite(value),
+                     "step {}: the loss is {} (the first tensor that is not finite: {}). Lower "
+                     "optim.learning_rate, or look at the data of this step.",
+                     context.step.value, value, first_not_finite(parts, batch, report));
   torch::autograd::backward({loss}, {});
-  return loss.item<double>();
+  return value;
 }
 
 /// Undefined, so that the first backward hands its gradient over instead of adding it to zeros.
@@ -107,20 +149,27 @@ StepReport plain_step(StepParts& parts, Step step, const Draws& draws, const Kin
   world.agreed([&] {
     for (std::int64_t micro = 0; micro < micro_steps; ++micro) {
       const data::Batch batch = next_batch();
+      parts.bad_samples.note(batch.replaced);
       if (batch.size() == 0) continue;  // this rank's share was shorter
       report.loss += forward_backward(parts, context, kinds, batch, report.terms);
     }
+    define_gradients(parts.parameters);
+    require_finite_gradients(parts, step);
   });
 
-  define_gradients(parts.parameters);
   reduce_gradients(parts);
-  world.all_reduce(std::span(&report.loss, 1), dist::ReduceOp::sum);
+  std::array sums{report.loss, parts.stop.requested() ? 1.0 : 0.0,
+                  parts.bad_samples.has_news() ? 1.0 : 0.0};
+  world.all_reduce(sums, dist::ReduceOp::sum);
+  report.loss = sums[0];
+  report.stop = sums[1] > 0;
+  for (const auto& line : parts.bad_samples.merge(world, sums[2] > 0)) log_common_warning(line);
   report.grad_norm = global_norm(parts.parameters);
-  world.agreed([&] {  // the numbers are the same everywhere, so all ranks leave together
+  world.agreed([&] {  // finite on each rank, and yet the sum may not be
     TRESTLE_REQUIRE_AS(
         numbers, std::isfinite(report.loss) && std::isfinite(report.grad_norm),
-        "step {}: loss {} and gradient norm {} (training left the finite numbers). Lower "
-        "optim.learning_rate, or look at the data of this step.",
+        "step {}: loss {} and gradient norm {}, though finite on each rank (the sum over the ranks "
+        "is too large). Lower optim.learning_rate, or look at the data of this step.",
         step.value, report.loss, report.grad_norm);
   });
 

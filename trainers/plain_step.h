@@ -3,6 +3,8 @@
 //
 // COLLECTIVE: every rank calls it for the same step. THREADS: one. STREAM: the current one.
 #pragma once
+#include "base/stop.h"
+#include "data/bad_samples.h"
 #include "data/sampler.h"
 #include "dist/collectives.h"
 #include "trainers/optim/adamw.h"
@@ -20,6 +22,7 @@ namespace trestle::trainers {
 struct StepReport {
   double loss = 0;       ///< over the global batch
   double grad_norm = 0;  ///< global, before clipping
+  bool stop = false;     ///< some rank was asked to stop; the same on every rank
   std::map<std::string, double> terms;
 };
 
@@ -34,6 +37,8 @@ struct StepParts {
   double max_grad_norm;  ///< 0: no clipping
   /// Which parameters are reduced together; plan_buckets() makes it.
   std::vector<std::vector<std::size_t>> buckets;
+  data::BadSamples& bad_samples;
+  StopToken stop;
 };
 
 /// Number of samples of each kind in the global batch of this step.
@@ -43,7 +48,9 @@ KindCounts count_kinds(const data::Dataset& dataset, const data::Sampler& sample
 
 /// Forward and backward over this rank's micro batches, sum of gradients over all ranks, clipping,
 /// optimizer, EMA. `next_batch` yields the micro batches in order. An error on any rank is thrown
-/// on every rank before parameters change; a non-finite loss or gradient is Error(numbers).
+/// on every rank before parameters change; a loss or gradient that is not finite is Error(numbers)
+/// and names the rank, the step and the first such tensor. Bad samples of the batches are said, and
+/// more than data.max_bad of them in the run is Error(data).
 StepReport plain_step(StepParts& parts, Step step, const Draws& draws, const KindCounts& kinds,
                       std::int64_t micro_steps, const std::function<data::Batch()>& next_batch,
                       double learning_rate);

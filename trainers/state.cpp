@@ -19,6 +19,7 @@ checkpoint::Visitor TrainingState::visitor() {
     trainer.number("step", counters.step);
     trainer.number("position", counters.position);
     trainer.number("wall_s", counters.wall_s);
+    trainer.text("bad_samples", counters.bad_samples);
   };
 }
 

@@ -7,6 +7,7 @@
 #include "trainers/task.h"
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace trestle::trainers {
@@ -15,6 +16,7 @@ namespace trestle::trainers {
 struct RunCounters {
   std::int64_t step = 0;      ///< steps done
   std::int64_t position = 0;  ///< samples done: the next sample's position
+  std::string bad_samples;    ///< ids of the samples that were replaced so far
   double wall_s = 0;          ///< time spent training, first step to last, saves included
 };
 

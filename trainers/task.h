@@ -8,6 +8,7 @@
 // LOCAL, all of it. THREADS: a Task is used by one thread. STREAM: the current one.
 #pragma once
 #include "base/ids.h"
+#include "base/stop.h"
 #include "base/torch/draws.h"
 #include "checkpoint/state_tree.h"
 #include "configs/recipe.h"
@@ -65,6 +66,7 @@ enum class Split { train, heldout };
 /// Which held-out samples to show.
 struct SampleRequest {
   std::vector<data::SampleId> ids;
+  StopToken stop;  ///< to be polled (check()) between the steps of a sampler
 };
 
 class Task {

@@ -1,18 +1,17 @@
 #include "trainers/trainer.h"
 
-#include "base/digest.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
-#include "formats/jsonl.h"
+#include "configs/differences.h"
 #include "trainers/grid.h"
 #include "trainers/metrics/progress.h"
+#include "trainers/metrics/recorder.h"
 
 #include <ATen/ATen.h>
 
 #include <chrono>
-#include <fstream>
 #include <optional>
 
 namespace trestle::trainers {
@@ -22,14 +21,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-/// Resident memory of this process, in bytes.
-std::int64_t resident_bytes() {
-  std::ifstream statm("/proc/self/statm");
-  std::int64_t pages = 0, resident = 0;
-  statm >> pages >> resident;
-  return resident * 4096;
 }
 
 std::vector<NamedParameter> parameters_of(Task& task, bool only_averaged) {
@@ -68,7 +59,7 @@ TrainingState Assembly::state() {
 }
 
 Trainer::Trainer(const configs::Recipe& recipe, const dist::Communicator& world,
-                 RunDirectory directory)
+                 RunDirectory directory, const TrainerSettings& settings)
     : recipe_(recipe),
       schema_(schema_of(recipe)),
       resolved_(recipe.resolved_toml(schema_)),
@@ -82,11 +73,13 @@ Trainer::Trainer(const configs::Recipe& recipe, const dist::Communicator& world,
       checkpoint_(recipe.section<CheckpointOptions>("checkpoint")),
       sample_(recipe.section<SampleOptions>("sample")),
       log_(recipe.section<LogOptions>("log")),
+      settings_(settings),
       draws_(static_cast<std::uint64_t>(run_.seed)),
       assembly_(world.agreed([&] { return Assembly(recipe, Materialise::weights); })),
-      collectives_(dist::make_collectives(world)) {}
+      collectives_(dist::make_collectives(world)),
+      saver_(world, directory_.checkpoints(), resolved_) {}
 
-void Trainer::run() {
+Outcome Trainer::run() {
   world_.agreed([&] {
     if (!world_.is_root()) return;
     directory_.create();
@@ -99,31 +92,71 @@ void Trainer::run() {
         "the run in {} is complete: {} of {} steps done (remove the folder, choose another "
         "--run-dir or raise train.steps to train again)",
         directory_.root().string(), assembly_.counters.step, train_.steps);
-    return;
+    return Outcome::complete;
   }
   world_.agreed([&] {
     if (!world_.is_root()) return;
     write_file_atomic(directory_.resolved_recipe(), resolved_, ExitCode::environment);
     directory_.rewind_metrics(assembly_.counters.step);
   });
-  train();
-  finish();
+  world_.agreed([&] {
+    if (world_.is_root()) {
+      recorder_.emplace(directory_, assembly_.counters.step, train_.steps, log_);
+    }
+  });
+  try {
+    train();
+    finish();
+  } catch (const Error& error) {  // agreed: every rank is here
+    if (error.code() == ExitCode::preempted) {
+      save_and_leave(error.what());
+      return Outcome::stopped;
+    }
+    // What is wrong with the data spoils no step that is done. (Numbers that are not finite may.)
+    if (error.code() == ExitCode::data && loader_) save_and_leave("ends for its data");
+    throw;
+  }
+  return Outcome::complete;
 }
 
 void Trainer::resume() {
   const auto found = checkpoint::newest(world_, directory_.checkpoints());
+  world_.agreed([&] {
+    if (found) {
+      require_same_recipe(checkpoint::read_manifest(*found).recipe_toml, found->string(),
+                          ExitCode::checkpoint);
+    } else if (std::filesystem::exists(directory_.resolved_recipe())) {
+      require_same_recipe(directory_.read_resolved_recipe(), directory_.root().string(),
+                          ExitCode::usage);
+    }
+  });
   if (!found) return;
   world_.agreed([&] {
     TrainingState state = assembly_.state();
     checkpoint::load(*found, state.visitor());
   });
-  saved_step_ = assembly_.counters.step;
+  saver_.found(*found, assembly_.counters.step);
   log_info("resumed from {} at step {}", found->string(), assembly_.counters.step);
-  const checkpoint::Manifest manifest = checkpoint::read_manifest(*found);
-  if (manifest.recipe_hash != digest_128(resolved_)) {
-    log_warn("the recipe differs from the one the checkpoint was made with ({} has the new one)",
-             directory_.resolved_recipe().string());
+}
+
+void Trainer::require_same_recipe(const std::string& resolved_before, const std::string& holder,
+                                  ExitCode code) const {
+  std::vector<std::string> lines;
+  for (const auto& d : configs::differences(resolved_before, resolved_, schema_)) {
+    if (d.may_change) continue;
+    const auto said = [](const std::string& value) { return value.empty() ? "unknown" : value; };
+    lines.push_back(fmt::format("{}: {} there, {} now", d.name, said(d.before), said(d.now)));
   }
+  if (lines.empty()) return;
+  if (settings_.changed_recipe == ChangedRecipe::accept) {
+    log_common_warning(fmt::format("{} was made with another recipe, as accepted:\n  {}", holder,
+                                   fmt::join(lines, "\n  ")));
+    return;
+  }
+  fail(code,
+       "{} was made with another recipe ({} differences decide the result). Use its recipe, choose "
+       "another --run-dir, or go on with --accept-changes:\n  {}",
+       holder, lines.size(), fmt::join(lines, "\n  "));
 }
 
 void Trainer::train() {
@@ -135,7 +168,10 @@ void Trainer::train() {
   const data::Sampler sampler(draws_.seed(), dataset.size());
   const data::BatchPlan plan(train_.global_batch, train_.micro_batch, world_.rank(), world_.size());
   const auto loading = recipe_.section<data::LoaderOptions>("data");
-  data::Loader loader(dataset, sampler, plan, Step{counters.step}, loading);
+  loader_ = std::make_unique<data::Loader>(dataset, sampler, plan, Step{counters.step}, loading,
+                                           settings_.stop);
+  data::BadSamples bad_samples(loading.max_bad);
+  bad_samples.restore(counters.bad_samples);
   StepParts parts{.task = *assembly_.task,
                   .objective = assembly_.objective,
                   .parameters = assembly_.parameters,
@@ -143,7 +179,9 @@ void Trainer::train() {
                   .optimizer = assembly_.optimizer,
                   .ema = assembly_.ema,
                   .max_grad_norm = train_.max_grad_norm,
-                  .buckets = plan_buckets(assembly_.parameters, dist_.bucket_bytes)};
+                  .buckets = plan_buckets(assembly_.parameters, dist_.bucket_bytes),
+                  .bad_samples = bad_samples,
+                  .stop = settings_.stop};
 
   std::int64_t numel = 0;
   for (const auto& parameter : assembly_.parameters) numel += parameter.tensor.numel();
@@ -153,16 +191,18 @@ void Trainer::train() {
       "up to {}",
       numel, parts.buckets.size(), dataset.size(), train_.global_batch, world_.size(),
       plan.micro_steps(), train_.micro_batch);
+  if (const std::int64_t most = (train_.global_batch + world_.size() - 1) / world_.size();
+      train_.global_batch % world_.size() != 0) {
+    log_common_warning(fmt::format(
+        "train.global_batch = {} does not divide by {} ranks: some take {} samples of a step and "
+        "some {}, which leaves {:.0f} % of the compute idle (a multiple of {} leaves none)",
+        train_.global_batch, world_.size(), most, most - 1,
+        100 * (1 - double(train_.global_batch) / double(most * world_.size())), world_.size()));
+  }
   log_debug("{} loader threads read up to {} micro batches ahead", loading.workers,
             loading.prefetch);
 
-  std::optional<Progress> progress;
-  std::optional<formats::JsonlWriter> metrics;
-  world_.agreed([&] {
-    if (!world_.is_root()) return;
-    progress.emplace("train", "steps", counters.step, train_.steps, log_.every);
-    metrics.emplace(directory_.metrics());
-  });
+  if (grid_is_missing()) make_grid();  // the run was stopped before or while they were made
 
   const double wall_before = counters.wall_s;
   const auto started = Clock::now();
@@ -172,7 +212,7 @@ void Trainer::train() {
     double data_wait_s = 0;
     const auto next_batch = [&] {
       const auto wait_started = Clock::now();
-      data::Batch batch = loader.next();
+      data::Batch batch = loader_->next();
       data_wait_s += seconds_since(wait_started);
       return batch;
     };
@@ -185,47 +225,74 @@ void Trainer::train() {
     ++counters.step;
     counters.position = counters.step * train_.global_batch;
     counters.wall_s = wall_before + seconds_since(started);
+    counters.bad_samples = bad_samples.to_text();
     const double step_s = seconds_since(step_started);
-    if (metrics) {
-      metrics->append({{"step", step.value},
-                       {"samples", counters.position},
-                       {"loss", report.loss},
-                       {"lr", learning_rate},
-                       {"grad_norm", report.grad_norm},
-                       {"samples_per_s", double(train_.global_batch) / step_s},
-                       {"step_ms", 1e3 * step_s},
-                       {"data_wait_ms", 1e3 * data_wait_s},
-                       {"rss_bytes", resident_bytes()}});
-    }
-    if (progress) {
-      progress->update(counters.step,
-                       fmt::format("loss {:.4f} | lr {:.2e} | {:.1f} samples/s", report.loss,
-                                   learning_rate, double(train_.global_batch) / step_s));
+    if (recorder_) {
+      recorder_->step({.step = step.value,
+                       .samples = counters.position,
+                       .loss = report.loss,
+                       .learning_rate = learning_rate,
+                       .grad_norm = report.grad_norm,
+                       .samples_per_s = double(train_.global_batch) / step_s,
+                       .step_ms = 1e3 * step_s,
+                       .data_wait_ms = 1e3 * data_wait_s,
+                       .bad_samples = bad_samples.count()});
     }
     const bool last = counters.step == train_.steps;
-    if (due(checkpoint_.every, counters.step) && !last) save();
+    if (report.stop && !last) {
+      throw dist::AgreedError(ExitCode::preempted,
+                              settings_.stop.requested()
+                                  ? "stopped by " + signal_name(settings_.stop.signal())
+                                  : "stopped, because a signal asked another rank to");
+    }
+    if (due(checkpoint_.every, counters.step) && !last) save(SaveKind::periodic);
     if (due(sample_.every, counters.step) && !last) make_grid();
   }
-  save();
+  save(SaveKind::last);
   counters.wall_s = wall_before + seconds_since(started);
+  loader_.reset();
+  if (recorder_) recorder_->close();
 }
 
-void Trainer::save() {
-  if (saved_step_ == assembly_.counters.step) return;
+void Trainer::save(SaveKind kind) {
   TrainingState state = assembly_.state();
-  checkpoint::save(world_, checkpoint::collect(state.visitor()),
-                   {.folder = directory_.checkpoints(),
-                    .step = assembly_.counters.step,
-                    .recipe_toml = resolved_,
-                    .recipe_hash = digest_128(resolved_)});
-  saved_step_ = assembly_.counters.step;
+  saver_.save(state.visitor(), assembly_.counters.step, kind);
+}
+
+void Trainer::save_and_leave(const std::string& reason) {
+  const std::int64_t step = assembly_.counters.step;
+  try {
+    if (step > 0) save(SaveKind::last);
+  } catch (const Error& error) {  // what ends the run is the reason, not this
+    if (error.code() != ExitCode::checkpoint) throw;
+    if (world_.is_root()) log_error("{}", error.what());
+  }
+  if (saver_.newest().empty())
+    log_info("{} at step {}; there is no checkpoint", reason, step);
+  else
+    log_info("{} at step {}; {} is whole, and the same command goes on from there", reason, step,
+             saver_.newest().string());
+}
+
+bool Trainer::grid_is_missing() const {
+  const std::int64_t step = assembly_.counters.step;
+  if (step == 0 || !due(sample_.every, step)) return false;
+  const bool there = world_.is_root() && std::filesystem::exists(directory_.sample(step));
+  return world_.broadcast_bytes(there ? "there" : "", 0).empty();
 }
 
 void Trainer::make_grid() {
   const Ema::Applied averaged(assembly_.ema);
   const auto file = directory_.sample(assembly_.counters.step);
-  write_grid(*assembly_.task, draws_, world_, sample_.pictures, file);
-  log_info("pictures: {}", file.string());
+  try {
+    const auto grid =
+        write_grid(*assembly_.task, draws_, world_, sample_.pictures, file, settings_.stop);
+    if (recorder_) recorder_->picture(assembly_.counters.step, grid);
+    log_info("pictures: {}", file.string());
+  } catch (const Error& error) {  // agreed. A full disk costs the pictures, not the run.
+    if (error.code() != ExitCode::environment) throw;
+    log_common_warning(fmt::format("no pictures: {} The run goes on.", error.what()));
+  }
 }
 
 void Trainer::finish() {
@@ -248,6 +315,7 @@ void Trainer::finish() {
                              done += items;
                              if (progress) progress->update(done, "");
                            },
+                       .stop = settings_.stop,
                        .results = {}};
     run_job(*job, context);
     summary.merge(context.results);

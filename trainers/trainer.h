@@ -1,22 +1,26 @@
 // The one training loop. It drives a Task: data in, steps, metrics, pictures, checkpoints, and the
 // task's jobs at the end.
 //
-//   Trainer trainer(recipe, world, run_directory);
+//   Trainer trainer(recipe, world, run_directory, {.stop = stop});
 //   trainer.run();          // resumes from the newest checkpoint in the run directory
 //
 // COLLECTIVE: constructor and run(), on every rank of `world`. THREADS: one.
 // ERRORS are thrown on every rank with the documented code.
 #pragma once
+#include "base/stop.h"
 #include "configs/recipe.h"
 #include "data/loader.h"
 #include "dist/collectives.h"
+#include "trainers/metrics/recorder.h"
 #include "trainers/metrics/run_directory.h"
 #include "trainers/optim/schedule.h"
 #include "trainers/options.h"
 #include "trainers/plain_step.h"
+#include "trainers/saver.h"
 #include "trainers/state.h"
 
 #include <memory>
+#include <optional>
 
 namespace trestle::trainers {
 
@@ -34,16 +38,35 @@ struct Assembly {
   RunCounters counters;
 };
 
+/// What to do with a run directory whose recipe differs in what decides the result.
+enum class ChangedRecipe { refuse, accept };
+
+struct TrainerSettings {
+  ChangedRecipe changed_recipe = ChangedRecipe::refuse;
+  StopToken stop = {};
+};
+
+enum class Outcome {
+  complete,
+  stopped,  ///< on request: the state is saved, and the same command goes on from there
+};
+
 class Trainer {
  public:
-  Trainer(const configs::Recipe& recipe, const dist::Communicator& world, RunDirectory directory);
+  Trainer(const configs::Recipe& recipe, const dist::Communicator& world, RunDirectory directory,
+          const TrainerSettings& settings = {});
 
-  void run();
+  Outcome run();
 
  private:
   void resume();
+  /// Throws unless what the directory or checkpoint was made with decides the same result.
+  void require_same_recipe(const std::string& resolved_before, const std::string& holder,
+                           ExitCode code) const;
   void train();
-  void save();
+  void save(SaveKind kind);
+  void save_and_leave(const std::string& reason);
+  bool grid_is_missing() const;
   void make_grid();
   void finish();
 
@@ -60,10 +83,15 @@ class Trainer {
   CheckpointOptions checkpoint_;
   SampleOptions sample_;
   LogOptions log_;
+  TrainerSettings settings_;
   Draws draws_;
   Assembly assembly_;
   std::unique_ptr<dist::Collectives> collectives_;
-  std::int64_t saved_step_ = -1;
+  Saver saver_;
+  std::optional<Recorder> recorder_;  ///< rank 0's
+  /// The last member: its threads are joined before anything that they read from goes, and after
+  /// the last save.
+  std::unique_ptr<data::Loader> loader_;
 };
 
 /// LOCAL. Everything that can be wrong with a recipe and is seen without data or weights: unknown

@@ -144,6 +144,7 @@ void serve(const Arguments& arguments) {
   trainers::Ema ema(parameters, {.enabled = true, .decay = workload["ema_decay"]});
   const auto collectives = dist::make_collectives(dist::Communicator::self());
   const auto objective = task.objectives().front();
+  data::BadSamples bad_samples(0);
   trainers::StepParts parts{.task = task,
                             .objective = objective,
                             .parameters = parameters,
@@ -151,7 +152,9 @@ void serve(const Arguments& arguments) {
                             .optimizer = optimizer,
                             .ema = ema,
                             .max_grad_norm = workload["max_grad_norm"],
-                            .buckets = {}};
+                            .buckets = {},
+                            .bad_samples = bad_samples,
+                            .stop = {}};
   const data::BatchPlan plan(arguments.batch, arguments.micro_batch, 0, 1);
   const Draws draws(3);
   std::int64_t step = 0;

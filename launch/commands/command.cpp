@@ -5,9 +5,17 @@
 #include "dist/binding.h"
 #include "dist/launch_check.h"
 #include "dist/mpi_runtime.h"
+#include "dist/stop_relay.h"
+#include "launch/signals.h"
 
 #include <ATen/Parallel.h>
 #include <CLI/CLI.hpp>
+
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
 
 namespace trestle::launch {
 
@@ -24,19 +32,33 @@ void RecipeArguments::add_to(CLI::App& command) {
 
 configs::Recipe RecipeArguments::load() const { return configs::Recipe::load(file, sets); }
 
-int with_ranks(const std::function<int(const dist::Communicator& world)>& body) {
-  int argc = 0;
-  char** argv = nullptr;
-  dist::MpiRuntime runtime(&argc, &argv);
-  set_log_rank(runtime.rank(), runtime.size());
-  dist::check_world(runtime.size());
-  try {
-    return body(dist::Communicator::world());
-  } catch (const dist::AgreedError& error) {  // every rank is here, so all may leave in order
-    if (runtime.rank() == 0) log_error("{}", error.what());
-    return static_cast<int>(error.code());
-  } catch (const Error& error) {
+namespace {
+
+/// A stop on request is no error.
+void say(const Error& error) {
+  if (error.code() == ExitCode::preempted)
+    log_info("{}", error.what());
+  else
     log_error("{}", error.what());
+}
+
+/// The body's exit code, or that of the error it threw. An error that the other ranks do not know
+/// ends them all.
+int run_on_all_ranks(dist::MpiRuntime& runtime, StopSource& source, const RankBody& body) {
+  try {
+    const auto world = dist::Communicator::world();
+    dist::StopRelay relay(world, source);
+    int code = 0;
+    try {
+      code = body(world, source.token());
+    } catch (const dist::AgreedError& error) {  // every rank is here, so all may leave in order
+      if (runtime.rank() == 0) say(error);
+      code = static_cast<int>(error.code());
+    }
+    relay.close();
+    return code;
+  } catch (const Error& error) {
+    say(error);
     if (runtime.size() == 1) return static_cast<int>(error.code());
     runtime.abort(error.code());
   } catch (const std::exception& error) {
@@ -44,6 +66,30 @@ int with_ranks(const std::function<int(const dist::Communicator& world)>& body) 
     if (runtime.size() == 1) return static_cast<int>(ExitCode::environment);
     runtime.abort(ExitCode::environment);
   }
+}
+
+/// An mpirun that was told to end does not answer MPI_Finalize any more; it kills the ranks that
+/// wait for it two seconds after its SIGCONT. What is to be saved is saved: do not wait that long.
+void leave_without_mpirun_soon(int code) {
+  std::thread([code] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    std::fflush(nullptr);
+    std::_Exit(code);
+  }).detach();
+}
+
+}  // namespace
+
+int with_ranks(const RankBody& body) {
+  StopSource& source = watch_signals();
+  int argc = 0;
+  char** argv = nullptr;
+  dist::MpiRuntime runtime(&argc, &argv);
+  set_log_rank(runtime.rank(), runtime.size());
+  dist::check_world(runtime.size());
+  const int code = run_on_all_ranks(runtime, source, body);
+  if (source.token().signal() == SIGCONT) leave_without_mpirun_soon(code);
+  return code;
 }
 
 void bind_threads(const dist::Communicator& world, std::int64_t threads) {

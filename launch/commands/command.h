@@ -2,6 +2,7 @@
 // be run. They are thin: parse, call the rooms, print. Results for programs go to stdout,
 // everything said to people goes to stderr.
 #pragma once
+#include "base/stop.h"
 #include "configs/recipe.h"
 #include "dist/communicator.h"
 
@@ -33,10 +34,13 @@ struct RecipeArguments {
   configs::Recipe load() const;
 };
 
-/// Starts MPI, checks that the launcher and MPI agree on the number of ranks, sets log rank and
-/// threads, runs `body` on every rank, and turns errors into the documented exit code on every
-/// rank.
-int with_ranks(const std::function<int(const dist::Communicator& world)>& body);
+/// What a command does on every rank; returns the exit code. A signal to any rank makes `stop` ask
+/// on all of them.
+using RankBody = std::function<int(const dist::Communicator& world, StopToken stop)>;
+
+/// Watches signals, starts MPI, checks that the launcher and MPI agree on the number of ranks, runs
+/// `body` on every rank, and turns errors into the documented exit code on every rank.
+int with_ranks(const RankBody& body);
 
 /// Says how ranks and threads are bound, and sets this rank's threads. COLLECTIVE. `threads` 0:
 /// from OMP_NUM_THREADS, else this rank's share of the host's cores.

@@ -23,8 +23,8 @@ std::filesystem::path find_checkpoint(const std::filesystem::path& given) {
        given.string());
 }
 
-int sample(const dist::Communicator& world, const std::string& given, const std::string& out,
-           const std::vector<std::string>& sets) {
+int sample(const dist::Communicator& world, StopToken stop, const std::string& given,
+           const std::string& out, const std::vector<std::string>& sets) {
   const auto folder = world.agreed([&] { return find_checkpoint(given); });
   const configs::Recipe recipe = world.agreed([&] {
     const auto manifest = checkpoint::read_manifest(folder);
@@ -42,7 +42,7 @@ int sample(const dist::Communicator& world, const std::string& given, const std:
   const trainers::Ema::Applied averaged(assembly.ema);
   const Draws draws(static_cast<std::uint64_t>(recipe.section<trainers::RunOptions>("run").seed));
   const auto options = recipe.section<trainers::SampleOptions>("sample");
-  trainers::write_grid(*assembly.task, draws, world, options.pictures, out);
+  trainers::write_grid(*assembly.task, draws, world, options.pictures, out, stop);
   log_info("pictures of {}: {}", folder.string(), out);
   return 0;
 }
@@ -68,8 +68,9 @@ void add_sample(CLI::App& app, Action& action) {
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   command->callback([=, &action] {
     action = [=] {
-      return with_ranks(
-          [&](const dist::Communicator& world) { return sample(world, *from, *out, *sets); });
+      return with_ranks([&](const dist::Communicator& world, StopToken stop) {
+        return sample(world, stop, *from, *out, *sets);
+      });
     };
   });
 }

@@ -1,26 +1,47 @@
 #include "base/log.h"
 #include "launch/commands/command.h"
+#include "launch/signals.h"
 #include "trainers/trainer.h"
 
 #include <CLI/CLI.hpp>
 
+#include <cstdlib>
+#include <unistd.h>
+
 namespace trestle::launch {
+namespace {
+
+/// A bare mpirun is impatient; better known before the first Ctrl-C. Scripts that pass signals on
+/// set TRESTLE_PATIENT_STOP.
+void say_how_to_stop() {
+  if (!under_mpirun() || std::getenv("TRESTLE_PATIENT_STOP")) return;
+  log_info(
+      "to stop: kill -USR2 {} (mpirun) saves and leaves, however long the save takes; after Ctrl-C "
+      "or SIGTERM mpirun kills the ranks within 2 s",
+      ::getppid());
+}
+
+}  // namespace
 
 void add_train(CLI::App& app, Action& action) {
   auto* command = app.add_subcommand("train", "train what a recipe describes, or resume it");
   auto recipe = std::make_shared<RecipeArguments>();
   auto run_dir = std::make_shared<std::string>();
+  auto accept_changes = std::make_shared<bool>(false);
   recipe->add_to(*command);
   command
       ->add_option("--run-dir", *run_dir,
                    "where the run lives (default: runs/<name of the recipe>)")
       ->type_name("DIR");
+  command->add_flag("--accept-changes", *accept_changes,
+                    "resume although the recipe has changed in what decides the result");
   command->footer(
       "Start one process a rank: mpirun -n 4 trestle train RECIPE.toml, or srun --mpi=pmix ...\n"
-      "Starting it again in the same run directory resumes from the newest checkpoint.");
-  command->callback([recipe, run_dir, &action] {
-    action = [recipe, run_dir] {
-      return with_ranks([&](const dist::Communicator& world) {
+      "Starting it again in the same run directory resumes from the newest checkpoint.\n"
+      "SIGINT, SIGTERM and SIGUSR2 end it after the current step, saved, with exit code 75.");
+  command->callback([recipe, run_dir, accept_changes, &action] {
+    action = [recipe, run_dir, accept_changes] {
+      return with_ranks([&](const dist::Communicator& world, StopToken stop) {
         const configs::Recipe loaded = world.agreed([&] {
           configs::Recipe found = recipe->load();
           trainers::check_recipe(found, world.size());
@@ -35,8 +56,14 @@ void add_train(CLI::App& app, Action& action) {
           set_log_file(directory.log(world.rank()).string());
         });
         bind_threads(world, loaded.section<trainers::DistOptions>("dist").threads);
-        trainers::Trainer(loaded, world, directory).run();
-        return 0;
+        say_how_to_stop();
+        const trainers::TrainerSettings settings{
+            .changed_recipe =
+                *accept_changes ? trainers::ChangedRecipe::accept : trainers::ChangedRecipe::refuse,
+            .stop = stop};
+        const auto outcome = trainers::Trainer(loaded, world, directory, settings).run();
+        return static_cast<int>(outcome == trainers::Outcome::complete ? ExitCode::done
+                                                                       : ExitCode::preempted);
       });
     };
   });

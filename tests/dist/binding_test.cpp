@@ -59,6 +59,7 @@ TEST(Binding, SharingIsFollowedThroughOthers) {
   ASSERT_EQ(warnings.size(), 1u);
   EXPECT_TRUE(contains(warnings[0], "ranks 0-2 on n1 share CPUs 0-3: 6 threads for 4 CPUs"))
       << warnings[0];
+  EXPECT_TRUE(contains(warnings[0], "about 1.5 times as long")) << warnings[0];
 }
 
 TEST(Binding, SameCpusOfDifferentHostsAreDifferent) {

@@ -62,7 +62,8 @@ class Commands(unittest.TestCase):
         lines = [json.loads(s) for s in (self.run_dir / "metrics.jsonl").read_text().splitlines()]
         self.assertEqual([line["step"] for line in lines], list(range(6)))
         self.assertEqual(set(lines[0]), {"step", "samples", "loss", "lr", "grad_norm",
-                                         "samples_per_s", "step_ms", "data_wait_ms", "rss_bytes"})
+                                         "samples_per_s", "step_ms", "data_wait_ms", "rss_bytes",
+                                         "bad_samples"})
         summary = json.loads((self.run_dir / "summary.json").read_text())
         for key in ("heldout_error_model", "heldout_error_source", "heldout_error_affine", "steps",
                     "samples_per_s", "wall_s"):

@@ -15,6 +15,10 @@ TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
 TINY = TESTS / "recipes" / "tiny.toml"
 
+# One thread a rank, and more ranks than cores; as root, too.
+MPI_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1",
+                   "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
+
 
 def make_data(folder: Path, size: int = 16, crops: int = 24, heldout: int = 8) -> Path:
     """A small folder of picture pairs, made by the quickstart's own tool."""
@@ -31,9 +35,7 @@ def run(program: Path, *arguments: object, ranks: int = 0, cwd: Path | None = No
     command = [str(program), *map(str, arguments)]
     if ranks > 0:
         command = ["mpirun", "-n", str(ranks), "--bind-to", "none", *command]
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1",
-                 "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1",
-                 **(environment or {})}
+    variables = {**os.environ, **MPI_ENVIRONMENT, **(environment or {})}
     return subprocess.run(command, cwd=cwd, env=variables, timeout=timeout, text=True,
                           capture_output=True)
 

@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <csignal>
 #include <fstream>
 
 namespace trestle::trainers {
@@ -131,6 +132,97 @@ TEST(Trainer, DivergenceIsAnErrorOfCodeSixOnEveryRank) {
     }
   });
   EXPECT_EQ(codes, 2);
+}
+
+/// The error that two ranks agree on, its code checked; and that each of them threw it.
+std::string agreed_error(ExitCode code, const std::filesystem::path& folder,
+                         const std::vector<std::string>& sets) {
+  std::atomic<int> thrown{0};
+  std::string message;
+  dist::simulate(2, [&](const dist::Communicator& world) {
+    try {
+      Trainer(recipe(sets), world, RunDirectory(folder)).run();
+    } catch (const Error& error) {
+      if (error.code() == code) ++thrown;
+      if (world.is_root()) message = error.what();
+    }
+  });
+  EXPECT_EQ(thrown, 2) << message;
+  return message;
+}
+
+TEST(Trainer, NotANumberNamesRankStepAndTensor) {
+  const Scratch scratch;
+  const std::string message = agreed_error(ExitCode::numbers, scratch.path(), {"task.poisoned=7"});
+  EXPECT_NE(message.find("rank "), std::string::npos) << message;
+  EXPECT_NE(message.find("step "), std::string::npos) << message;
+  EXPECT_NE(message.find("x of sample 7"), std::string::npos) << message;
+}
+
+TEST(Trainer, ABadSampleIsReplacedAndOneTooManyEndsTheRunSaved) {
+  const Scratch scratch;
+  const at::Tensor one = train(1, scratch.path() / "1", {"task.unreadable=7"});
+  const at::Tensor two = train(2, scratch.path() / "2", {"task.unreadable=7"});
+  EXPECT_LT(((two - one).norm() / one.norm()).item<double>(), 1e-12);
+
+  // Met in step 1, after step 0 was done: that step is not lost.
+  const auto id = data::Sampler(0, 20).at(Position{6});
+  const auto folder = scratch.path() / "strict";
+  const std::string message = agreed_error(
+      ExitCode::data, folder,
+      {fmt::format("task.unreadable={}", id), "data.max_bad=0", "train.global_batch=4"});
+  EXPECT_NE(message.find("data.max_bad"), std::string::npos) << message;
+  EXPECT_EQ(checkpoint::read_manifest(*checkpoint::newest(folder / "checkpoints")).step, 1);
+}
+
+/// One rank is asked to stop before the run begins.
+Outcome run_and_stop(int ranks, const std::filesystem::path& folder) {
+  std::atomic<int> stopped{0};
+  dist::simulate(ranks, [&](const dist::Communicator& world) {
+    StopSource source;
+    if (world.rank() == ranks - 1) source.request(SIGTERM);
+    const Outcome outcome =
+        Trainer(recipe(), world, RunDirectory(folder), {.stop = source.token()}).run();
+    if (outcome == Outcome::stopped) ++stopped;
+  });
+  return stopped == ranks ? Outcome::stopped : Outcome::complete;
+}
+
+TEST(Trainer, AStopAskedOfOneRankStopsAllAndLosesNothing) {
+  const Scratch scratch;
+  const at::Tensor whole = train(3, scratch.path() / "whole");
+  for (int i = 0; i < 4; ++i)
+    EXPECT_EQ(run_and_stop(3, scratch.path() / "parts"), Outcome::stopped);
+  EXPECT_TRUE(at::equal(whole, train(3, scratch.path() / "parts")));
+}
+
+TEST(Trainer, AnotherRecipeIsRefusedUnlessAccepted) {
+  const Scratch scratch;
+  train(1, scratch.path(), {"train.steps=5"});
+  // What does not decide the result may change.
+  train(1, scratch.path(), {"train.steps=8", "log.every=3", "checkpoint.every=2"});
+  const std::vector<std::string> changed = {"train.steps=10", "optim.learning_rate=0.05"};
+  const std::string message = agreed_error(ExitCode::checkpoint, scratch.path(), changed);
+  EXPECT_NE(message.find("optim.learning_rate: 0.1 there, 0.05 now"), std::string::npos) << message;
+  EXPECT_NE(message.find("--accept-changes"), std::string::npos) << message;
+  EXPECT_EQ(message.find("train.steps"), std::string::npos) << message;
+
+  dist::simulate(1, [&](const dist::Communicator& world) {
+    Trainer(recipe(changed), world, RunDirectory(scratch.path()),
+            {.changed_recipe = ChangedRecipe::accept})
+        .run();
+  });
+  EXPECT_EQ(checkpoint::read_manifest(*checkpoint::newest(scratch.path() / "checkpoints")).step,
+            10);
+}
+
+TEST(Trainer, ADirectoryOfAnotherRecipeWithoutACheckpointIsRefused) {
+  const Scratch scratch;
+  train(1, scratch.path(), {"train.steps=5"});
+  std::filesystem::remove_all(scratch.path() / "checkpoints");
+  const std::string message =
+      agreed_error(ExitCode::usage, scratch.path(), {"train.steps=5", "run.seed=3"});
+  EXPECT_NE(message.find("run.seed: 0 there, 3 now"), std::string::npos) << message;
 }
 
 std::string problem_of(const std::vector<std::string>& sets, int world) {

@@ -30,6 +30,11 @@ std::filesystem::path RunDirectory::sample(std::int64_t step) const {
   return root_ / "samples" / fmt::format("step-{:08}.png", step);
 }
 
+std::string RunDirectory::read_resolved_recipe() const {
+  constexpr std::uint64_t kLimitBytes = 16 << 20;
+  return read_text_file(resolved_recipe(), kLimitBytes, ExitCode::environment);
+}
+
 void RunDirectory::rewind_metrics(std::int64_t first_step) const {
   std::ifstream in(metrics());
   if (!in) return;

@@ -25,6 +25,9 @@ class RunDirectory {
   std::filesystem::path log(int rank) const;
   std::filesystem::path sample(std::int64_t step) const;
 
+  /// What an earlier start in this directory wrote there; Error(environment).
+  std::string read_resolved_recipe() const;
+
   /// Drops the lines of steps >= first_step from metrics.jsonl, which a resumed run writes again.
   void rewind_metrics(std::int64_t first_step) const;
 

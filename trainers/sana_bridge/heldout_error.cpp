@@ -51,6 +51,7 @@ void FitAffineMap::run(IndexRange range, JobContext& context) {
   map_->gram = at::zeros({4, 4}, at::kDouble);
   map_->moment = at::zeros({4, 3}, at::kDouble);
   for (std::int64_t begin = range.begin; begin < range.end; begin += kPicturesAtOnce) {
+    context.stop.check();
     const IndexRange part{begin, std::min(range.end, begin + kPicturesAtOnce)};
     const data::Batch batch = dataset.load(ids_of(part, pictures_, dataset.size()));
     const at::Tensor in = affine_inputs(batch.tensor("source"));
@@ -86,7 +87,7 @@ void HeldoutError::run(IndexRange range, JobContext& context) {
                                   .mm(map_->weight_43)
                                   .view({source.size(0), source.size(2), source.size(3), 3})
                                   .permute({0, 3, 1, 2});
-    sums_[0] += error_sum(task_.generate(batch, context.draws), target);
+    sums_[0] += error_sum(task_.generate(batch, context.draws, context.stop), target);
     sums_[1] += error_sum(source, target);
     sums_[2] += error_sum(mapped, target);
     sums_[3] += double(part.size());

@@ -22,8 +22,9 @@ class SanaBridge : public Task {
   std::vector<std::unique_ptr<Job>> jobs() override;
 
   /// Samples of the bridge from a batch's sources: pictures [B, 3, H, W] in about [-1, 1]. Noise is
-  /// keyed by the batch's ids, so it does not depend on how ids were grouped.
-  at::Tensor generate(const data::Batch& batch, const Draws& draws);
+  /// keyed by the batch's ids, so it does not depend on how ids were grouped. A stop is noticed
+  /// before each evaluation of the network.
+  at::Tensor generate(const data::Batch& batch, const Draws& draws, StopToken stop);
 
   const Options& options() const { return options_; }
 

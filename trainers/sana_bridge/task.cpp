@@ -93,7 +93,7 @@ LossReport SanaBridge::loss(const Objective&, const data::Batch& batch,
   return {.terms = {{.name = "bridge", .per_sample = processes::bridge_loss(predicted, point)}}};
 }
 
-at::Tensor SanaBridge::generate(const data::Batch& batch, const Draws& draws) {
+at::Tensor SanaBridge::generate(const data::Batch& batch, const Draws& draws, StopToken stop) {
   const at::NoGradGuard no_grad;
   std::vector<Position> keys;
   for (const auto id : batch.ids) keys.push_back({id});
@@ -102,6 +102,7 @@ at::Tensor SanaBridge::generate(const data::Batch& batch, const Draws& draws) {
   const at::Tensor latents_bchw = processes::sample_bridge(
       source_bchw,
       [&](const at::Tensor& x, double r) {
+        stop.check();
         return velocity(x, at::full({x.size(0)}, r, x.options()), batch, /*dropout=*/nullptr);
       },
       [&](std::int64_t step) {
@@ -116,7 +117,7 @@ std::vector<formats::Picture> SanaBridge::sample(const SampleRequest& request, c
   std::vector<formats::Picture> pictures;
   for (const auto id : request.ids) {
     const data::Batch batch = dataset(Split::heldout).load(std::span(&id, 1));
-    const at::Tensor generated = generate(batch, draws);
+    const at::Tensor generated = generate(batch, draws, request.stop);
     pictures.push_back(strip({batch.tensor("source")[0], generated[0], batch.tensor("target")[0]}));
   }
   return pictures;

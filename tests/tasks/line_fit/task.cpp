@@ -1,5 +1,6 @@
 // The smallest true task: fit y = x w + b by gradient descent on noisy samples of a known line. It
-// drives every part of the trainer without a model from models/.
+// drives every part of the trainer without a model from models/. On request some samples are of a
+// second kind, "prior", with a loss of their own, and some cannot be read.
 #include "trainers/task.h"
 
 #include "data/loader.h"
@@ -7,6 +8,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <limits>
 
 namespace trestle::trainers::line_fit {
 namespace {
@@ -15,11 +17,21 @@ struct LineOptions {
   std::int64_t inputs = 3;
   std::int64_t samples = 20;
   std::string dtype = "float64";
+  std::int64_t prior_every = 0;
+  std::int64_t bad_every = 0;
+  std::int64_t poisoned = -1;
+  std::int64_t unreadable = -1;
 
   void describe(configs::Fields& f) {
     f.field("inputs", inputs, {.help = "width of x", .min = 1});
     f.field("samples", samples, {.help = "size of the data set", .min = 1});
     f.field("dtype", dtype, {.help = "of everything", .choices = {"float32", "float64"}});
+    f.field("prior_every", prior_every,
+            {.help = "every n-th sample only draws the prediction to zero; 0: none", .min = 0});
+    f.field("bad_every", bad_every,
+            {.help = "every n-th sample cannot be read; 0: none", .min = 0});
+    f.field("poisoned", poisoned, {.help = "the sample whose x is not a number", .min = -1});
+    f.field("unreadable", unreadable, {.help = "the sample that cannot be read", .min = -1});
   }
 };
 
@@ -27,19 +39,39 @@ class Points : public data::Dataset {
  public:
   explicit Points(const LineOptions& options) : options_(options) {}
   std::int64_t size() const override { return options_.samples; }
+  std::string_view kind(data::SampleId id) const override {
+    return is_nth(id, options_.prior_every) ? "prior" : "point";
+  }
   data::Batch load(std::span<const data::SampleId> ids) const override {
+    for (const auto id : ids) {
+      if (id == options_.unreadable)
+        throw data::BadSample(id, fmt::format("sample {} is unreadable (as the test wants).", id));
+    }
     std::vector<Position> rows;
-    for (const auto id : ids) rows.push_back({id});
+    for (const auto id : ids) {
+      if (is_nth(id, options_.bad_every))
+        throw data::BadSample(id, fmt::format("sample {} cannot be read", id));
+      rows.push_back({id});
+    }
     const Draws draws(99);
     const at::Tensor x = draws.normal(rows, Purpose("x"), {options_.inputs}, at::kDouble);
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      if (ids[i] == options_.poisoned)
+        x[std::int64_t(i)].fill_(std::numeric_limits<double>::quiet_NaN());
+    }
     const at::Tensor slope = at::arange(1, options_.inputs + 1, at::kDouble);
     data::Batch batch;
     batch.ids.assign(ids.begin(), ids.end());
-    batch.tensors = {{"x", x}, {"y", x.mv(slope) + 0.5}};
+    at::Tensor priors = at::zeros({batch.size()}, at::kBool);
+    for (std::int64_t i = 0; i < batch.size(); ++i)
+      priors[i].fill_(is_nth(ids[i], options_.prior_every));
+    batch.tensors = {{"x", x}, {"y", x.mv(slope) + 0.5}, {"is_prior", priors}};
     return batch;
   }
 
  private:
+  static bool is_nth(data::SampleId id, std::int64_t n) { return n > 0 && id % n == n - 1; }
+
   LineOptions options_;
 };
 
@@ -64,8 +96,15 @@ class LineFit : public Task {
     const at::Tensor noise =
         context.draws.normal(batch.positions, Purpose("noise"), {}, at::kDouble);
     const at::Tensor y = batch.tensor("y") + 0.01 * noise;
-    const at::Tensor miss = batch.tensor("x").to(dtype).mv(weight_) + bias_ - y.to(dtype);
-    return {.terms = {{.name = "squares", .per_sample = miss.square()}}};
+    const at::Tensor predicted = batch.tensor("x").to(dtype).mv(weight_) + bias_;
+    const at::Tensor miss = predicted - y.to(dtype);
+    const at::Tensor is_prior = batch.tensor("is_prior");
+    return {.terms = {{.name = "squares",
+                       .per_sample = miss.masked_select(~is_prior).square(),
+                       .kind = "point"},
+                      {.name = "prior",
+                       .per_sample = 0.25 * predicted.masked_select(is_prior).square(),
+                       .kind = "prior"}}};
   }
   std::vector<formats::Picture> sample(const SampleRequest& request, const Draws&) override {
     // One pixel whose red is the fitted bias.

@@ -1,0 +1,19 @@
+#include "base/stop.h"
+
+#include <csignal>
+#include <cstring>
+
+namespace trestle {
+
+std::string signal_name(int signal) {
+  const char* name = ::sigabbrev_np(signal);
+  return name ? fmt::format("SIG{}", name) : fmt::format("signal {}", signal);
+}
+
+void StopToken::check() const {
+  if (const int received = signal()) {
+    fail(ExitCode::preempted, "stopped by {}", signal_name(received));
+  }
+}
+
+}  // namespace trestle

@@ -1,0 +1,49 @@
+#include "trainers/saver.h"
+
+#include "base/digest.h"
+#include "base/error.h"
+#include "base/log.h"
+
+#include <utility>
+
+namespace trestle::trainers {
+
+Saver::Saver(const dist::Communicator& world, std::filesystem::path folder,
+             std::string resolved_recipe)
+    : world_(world),
+      folder_(std::move(folder)),
+      recipe_toml_(std::move(resolved_recipe)),
+      recipe_hash_(digest_128(recipe_toml_)) {}
+
+void Saver::found(std::filesystem::path checkpoint, std::int64_t step) {
+  newest_ = std::move(checkpoint);
+  newest_step_ = step;
+}
+
+void Saver::save(const checkpoint::Visitor& state, std::int64_t step, SaveKind kind) {
+  if (newest_step_ == step) return;
+  try {
+    found(checkpoint::save(world_, checkpoint::collect(state),
+                           {.folder = folder_,
+                            .step = step,
+                            .recipe_toml = recipe_toml_,
+                            .recipe_hash = recipe_hash_}),
+          step);
+    failures_in_a_row_ = 0;
+  } catch (const Error& error) {  // agreed: every rank is here
+    if (error.code() != ExitCode::checkpoint) throw;
+    ++failures_in_a_row_;
+    const std::string kept = newest_.empty() ? "There is no earlier checkpoint."
+                                             : fmt::format("{} is intact.", newest_.string());
+    const std::string problem =
+        fmt::format("step {} is not saved: {} {}", step, error.what(), kept);
+    if (kind == SaveKind::last) throw dist::AgreedError(ExitCode::checkpoint, problem);
+    if (failures_in_a_row_ > 1) {
+      throw dist::AgreedError(ExitCode::checkpoint,
+                              problem + " The save before it failed, too, so the run ends here.");
+    }
+    log_common_warning(problem + " The run goes on; if the next save fails, too, it ends.");
+  }
+}
+
+}  // namespace trestle::trainers
