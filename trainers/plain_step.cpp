@@ -46,17 +46,18 @@ void require_finite_gradients(const StepParts& parts, Step step) {
 
 /// Loss of this rank's samples, each term divided by the global count of its kind.
 double forward_backward(StepParts& parts, const StepContext& context, const KindCounts& kinds,
-                        const data::Batch& batch, std::map<std::string, double>& terms) {
+                        const data::Batch& batch) {
   const LossReport report = parts.task.loss(parts.objective, batch, context);
   at::Tensor loss;
   for (const LossTerm& term : report.terms) {
+    TRESTLE_ASSERT(term.per_sample.dim() == 1, "term {} has {} axes, not one value a sample",
+                   term.name, term.per_sample.dim());
     const auto count = kinds.find(term.kind);
     // The whole global batch lacks this kind: nothing to divide, and nothing to divide by.
     if (count == kinds.end() && term.per_sample.numel() == 0) continue;
     TRESTLE_ASSERT(count != kinds.end(), "term {} counts unknown kind \"{}\"", term.name,
                    term.kind);
     const at::Tensor share = term.per_sample.sum() / double(count->second);
-    terms[term.name] += share.item<double>();
     loss = loss.defined() ? loss + share : share;
   }
   if (!loss.defined()) return 0;
@@ -151,7 +152,7 @@ StepReport plain_step(StepParts& parts, Step step, const Draws& draws, const Kin
       const data::Batch batch = next_batch();
       parts.bad_samples.note(batch.replaced);
       if (batch.size() == 0) continue;  // this rank's share was shorter
-      report.loss += forward_backward(parts, context, kinds, batch, report.terms);
+      report.loss += forward_backward(parts, context, kinds, batch);
     }
     define_gradients(parts.parameters);
     require_finite_gradients(parts, step);

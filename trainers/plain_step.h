@@ -23,7 +23,6 @@ struct StepReport {
   double loss = 0;       ///< over the global batch
   double grad_norm = 0;  ///< global, before clipping
   bool stop = false;     ///< some rank was asked to stop; the same on every rank
-  std::map<std::string, double> terms;
 };
 
 /// What a step needs and changes. References outlive the calls.

@@ -48,7 +48,7 @@ struct Objective {
 /// batch, so a term's weight in the gradient does not depend on how the batch was split.
 struct LossTerm {
   std::string name;
-  at::Tensor per_sample;  ///< [B], differentiable
+  at::Tensor per_sample;  ///< [n], differentiable: a value for each sample of the kind here
   std::string kind = "all";
 };
 

@@ -194,7 +194,8 @@ TEST(LossDivision, KindsThatARankOrAWholeBatchLacks) {
 }
 
 TEST(LossDivision, BadSamplesAreReplacedByTheirKind) {
-  expect_split_equals_whole({"task.samples=20", "task.prior_every=3", "task.bad_every=4"});
+  expect_split_equals_whole(
+      {"task.samples=20", "task.prior_every=3", "task.unreadable=[3,7,11,15,19]"});
 }
 
 }  // namespace

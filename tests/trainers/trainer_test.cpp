@@ -161,8 +161,8 @@ TEST(Trainer, NotANumberNamesRankStepAndTensor) {
 
 TEST(Trainer, ABadSampleIsReplacedAndOneTooManyEndsTheRunSaved) {
   const Scratch scratch;
-  const at::Tensor one = train(1, scratch.path() / "1", {"task.unreadable=7"});
-  const at::Tensor two = train(2, scratch.path() / "2", {"task.unreadable=7"});
+  const at::Tensor one = train(1, scratch.path() / "1", {"task.unreadable=[7]"});
+  const at::Tensor two = train(2, scratch.path() / "2", {"task.unreadable=[7]"});
   EXPECT_LT(((two - one).norm() / one.norm()).item<double>(), 1e-12);
 
   // Met in step 1, after step 0 was done: that step is not lost.
@@ -170,7 +170,7 @@ TEST(Trainer, ABadSampleIsReplacedAndOneTooManyEndsTheRunSaved) {
   const auto folder = scratch.path() / "strict";
   const std::string message = agreed_error(
       ExitCode::data, folder,
-      {fmt::format("task.unreadable={}", id), "data.max_bad=0", "train.global_batch=4"});
+      {fmt::format("task.unreadable=[{}]", id), "data.max_bad=0", "train.global_batch=4"});
   EXPECT_NE(message.find("data.max_bad"), std::string::npos) << message;
   EXPECT_EQ(checkpoint::read_manifest(*checkpoint::newest(folder / "checkpoints")).step, 1);
 }

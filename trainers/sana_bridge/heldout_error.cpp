@@ -53,11 +53,13 @@ void FitAffineMap::run(IndexRange range, JobContext& context) {
   for (std::int64_t begin = range.begin; begin < range.end; begin += kPicturesAtOnce) {
     context.stop.check();
     const IndexRange part{begin, std::min(range.end, begin + kPicturesAtOnce)};
-    const data::Batch batch = dataset.load(ids_of(part, pictures_, dataset.size()));
+    // A bad picture among hundreds does not move the fit; held-out ones are another matter.
+    const data::Batch batch = data::load_good(dataset, ids_of(part, pictures_, dataset.size()));
+    context.advance(part.size());
+    if (batch.size() == 0) continue;
     const at::Tensor in = affine_inputs(batch.tensor("source"));
     map_->gram += in.t().mm(in);
     map_->moment += in.t().mm(pixels(batch.tensor("target")));
-    context.advance(part.size());
   }
 }
 

@@ -18,9 +18,8 @@ struct LineOptions {
   std::int64_t samples = 20;
   std::string dtype = "float64";
   std::int64_t prior_every = 0;
-  std::int64_t bad_every = 0;
   std::int64_t poisoned = -1;
-  std::int64_t unreadable = -1;
+  std::vector<std::int64_t> unreadable = {};
 
   void describe(configs::Fields& f) {
     f.field("inputs", inputs, {.help = "width of x", .min = 1});
@@ -28,10 +27,8 @@ struct LineOptions {
     f.field("dtype", dtype, {.help = "of everything", .choices = {"float32", "float64"}});
     f.field("prior_every", prior_every,
             {.help = "every n-th sample only draws the prediction to zero; 0: none", .min = 0});
-    f.field("bad_every", bad_every,
-            {.help = "every n-th sample cannot be read; 0: none", .min = 0});
     f.field("poisoned", poisoned, {.help = "the sample whose x is not a number", .min = -1});
-    f.field("unreadable", unreadable, {.help = "the sample that cannot be read", .min = -1});
+    f.field("unreadable", unreadable, {.help = "samples that cannot be read", .min = 0});
   }
 };
 
@@ -43,13 +40,9 @@ class Points : public data::Dataset {
     return is_nth(id, options_.prior_every) ? "prior" : "point";
   }
   data::Batch load(std::span<const data::SampleId> ids) const override {
-    for (const auto id : ids) {
-      if (id == options_.unreadable)
-        throw data::BadSample(id, fmt::format("sample {} is unreadable (as the test wants).", id));
-    }
     std::vector<Position> rows;
     for (const auto id : ids) {
-      if (is_nth(id, options_.bad_every))
+      if (std::ranges::count(options_.unreadable, id) > 0)
         throw data::BadSample(id, fmt::format("sample {} cannot be read", id));
       rows.push_back({id});
     }
