@@ -42,7 +42,7 @@ SampleId Sampler::at(Position position, std::int64_t skip) const {
   TRESTLE_ASSERT(position.value >= 0 && skip >= 0 && skip < size_, "position {}, skip {}",
                  position.value, skip);
   const auto epoch = static_cast<std::uint64_t>(position.value / size_);
-  auto value = static_cast<std::uint64_t>((position.value % size_ + skip) % size_);
+  auto value = static_cast<std::uint64_t>((position.value + skip) % size_);
   // Walking the cycle until it re-enters [0, size) restricts the permutation to the data set; the
   // domain is less than four times too large (16 for tiny sets), so this takes a few turns.
   do {

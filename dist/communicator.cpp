@@ -123,9 +123,9 @@ void Communicator::agree(const std::exception_ptr& mine) const {
 
   const ExitCode code = code_in(*lowest);
   const std::string text = lowest->substr(lowest->find('\n') + 1);
-  const bool all_alike = std::ranges::count(failures, *lowest) == size();
+  const bool said = std::ranges::count(failures, *lowest) == size() || text.starts_with("rank ");
   throw AgreedError(code,
-                    all_alike ? text : fmt::format("rank {}: {}", lowest - failures.begin(), text));
+                    said ? text : fmt::format("rank {}: {}", lowest - failures.begin(), text));
 }
 
 }  // namespace trestle::dist

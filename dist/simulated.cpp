@@ -71,7 +71,7 @@ class World {
   }
 
   /// A rank's body has ended. Wakes whoever may be waiting for it.
-  void leave(int world_rank, std::exception_ptr failure) {
+  void leave(int world_rank, const std::exception_ptr& failure) {
     std::vector<std::weak_ptr<Group>> groups;
     {
       const std::lock_guard lock(mutex_);

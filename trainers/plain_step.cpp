@@ -12,6 +12,8 @@
 namespace trestle::trainers {
 namespace {
 
+int rank_of(const StepParts& parts) { return parts.collectives.communicator().rank(); }
+
 bool all_finite(const at::Tensor& tensor) {
   return !tensor.is_floating_point() || at::isfinite(tensor).all().item<bool>();
 }
@@ -37,10 +39,11 @@ std::string first_not_finite(const StepParts& parts, const data::Batch& batch,
 void require_finite_gradients(const StepParts& parts, Step step) {
   for (auto parameter = parts.parameters.rbegin(); parameter != parts.parameters.rend();
        ++parameter) {
-    TRESTLE_REQUIRE_AS(numbers, all_finite(parameter->tensor.grad()),
-                       "step {}: the gradient of {} is not finite (though the loss is). Lower "
-                       "optim.learning_rate, or look at the data of this step.",
-                       step.value, parameter->name);
+    TRESTLE_REQUIRE_AS(
+        numbers, all_finite(parameter->tensor.grad()),
+        "rank {}: step {}: the gradient of {} is not finite (though the loss is). Lower "
+        "optim.learning_rate, or look at the data of this step.",
+        rank_of(parts), step.value, parameter->name);
   }
 }
 
@@ -62,10 +65,11 @@ double forward_backward(StepParts& parts, const StepContext& context, const Kind
   }
   if (!loss.defined()) return 0;
   const double value = loss.item<double>();
-  TRESTLE_REQUIRE_AS(numbers, std::isfinite(value),
-                     "step {}: the loss is {} (the first tensor that is not finite: {}). Lower "
-                     "optim.learning_rate, or look at the data of this step.",
-                     context.step.value, value, first_not_finite(parts, batch, report));
+  TRESTLE_REQUIRE_AS(
+      numbers, std::isfinite(value),
+      "rank {}: step {}: the loss is {} (the first tensor that is not finite: {}). Lower "
+      "optim.learning_rate, or look at the data of this step.",
+      rank_of(parts), context.step.value, value, first_not_finite(parts, batch, report));
   torch::autograd::backward({loss}, {});
   return value;
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ def make_data(folder: Path, size: int = 16, crops: int = 24, heldout: int = 8) -
     return folder
 
 
-def run(program: Path, *arguments: object, ranks: int = 0, cwd: Path | None = None,
+def run(program: Path | str, *arguments: object, ranks: int = 0, cwd: Path | None = None,
         environment: dict[str, str] | None = None,
         timeout: float = 120) -> subprocess.CompletedProcess:
     """Runs the program, under mpirun when ranks > 0; returns its exit code and output."""
@@ -38,6 +39,14 @@ def run(program: Path, *arguments: object, ranks: int = 0, cwd: Path | None = No
     variables = {**os.environ, **MPI_ENVIRONMENT, **(environment or {})}
     return subprocess.run(command, cwd=cwd, env=variables, timeout=timeout, text=True,
                           capture_output=True)
+
+
+def run_for_codes(program: Path, *arguments: object, ranks: int,
+                  **kwargs) -> tuple[list[int], subprocess.CompletedProcess]:
+    """Like run(), and the exit code of each rank (mpirun tells of one only)."""
+    result = run("/bin/sh", "-c", '"$0" "$@"; echo "exit code $?"', program, *arguments,
+                 ranks=ranks, **kwargs)
+    return [int(code) for code in re.findall(r"^exit code (\d+)$", result.stdout, re.M)], result
 
 
 def checked(result: subprocess.CompletedProcess) -> subprocess.CompletedProcess:

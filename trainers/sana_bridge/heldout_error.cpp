@@ -1,5 +1,6 @@
 #include "trainers/sana_bridge/heldout_error.h"
 
+#include "base/log.h"
 #include "trainers/sana_bridge/sana_bridge.h"
 
 #include <ATen/ATen.h>
@@ -55,6 +56,9 @@ void FitAffineMap::run(IndexRange range, JobContext& context) {
     const IndexRange part{begin, std::min(range.end, begin + kPicturesAtOnce)};
     // A bad picture among hundreds does not move the fit; held-out ones are another matter.
     const data::Batch batch = data::load_good(dataset, ids_of(part, pictures_, dataset.size()));
+    if (batch.size() < part.size())
+      log_warn("the affine map is fitted without {} training pictures that cannot be used",
+               part.size() - batch.size());
     context.advance(part.size());
     if (batch.size() == 0) continue;
     const at::Tensor in = affine_inputs(batch.tensor("source"));
