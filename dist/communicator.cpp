@@ -123,9 +123,9 @@ void Communicator::agree(const std::exception_ptr& mine) const {
 
   const ExitCode code = code_in(*lowest);
   const std::string text = lowest->substr(lowest->find('\n') + 1);
-  const bool said = std::ranges::count(failures, *lowest) == size() || text.starts_with("rank ");
-  throw AgreedError(code,
-                    said ? text : fmt::format("rank {}: {}", lowest - failures.begin(), text));
+  const std::string origin = fmt::format("rank {}: ", lowest - failures.begin());
+  const bool all_alike = std::ranges::count(failures, *lowest) == size();
+  throw AgreedError(code, all_alike || text.starts_with(origin) ? text : origin + text);
 }
 
 }  // namespace trestle::dist

@@ -140,6 +140,15 @@ inline void agrees_on_the_lowest_failure(const Communicator& ranks) {
   EXPECT_EQ(alike, std::pair(2, std::string("no such key\nsecond line")));
 
   if (size > 1) {
+    // A text that names its rank is left as it is, and a stop never hides an error.
+    const auto named = failure_of([&] {
+      ranks.agreed([&] {
+        if (rank < size - 1) fail(ExitCode::preempted, "stopped by SIGTERM");
+        fail(ExitCode::numbers, "rank {}: the loss is nan", rank);
+      });
+    });
+    EXPECT_EQ(named, std::pair(6, fmt::format("rank {}: the loss is nan", size - 1)));
+
     const auto foreign = failure_of([&] {
       ranks.agreed([&] {
         if (rank == 0) throw std::out_of_range("vector::at");
