@@ -328,7 +328,8 @@ Manifest merge(std::vector<Manifest> of_ranks) {
     std::ranges::move(of_ranks[rank].files, std::back_inserter(whole.files));
     for (auto& [name, tensor] : of_ranks[rank].tensors) {
       TensorRecord& into =
-          whole.tensors.try_emplace(name, tensor.shape, tensor.dtype).first->second;
+          whole.tensors.try_emplace(name, TensorRecord{tensor.shape, tensor.dtype, {}})
+              .first->second;
       if (into.shape != tensor.shape || into.dtype != tensor.dtype)
         fail(ExitCode::checkpoint,
              "tensor {} has another shape or dtype on rank {} than on lower ranks. Please report "

@@ -58,7 +58,8 @@ TensorRecord& record_of(const StateEntry& entry, Manifest& manifest) {
   const auto dtype = element_type_of(entry.tensor.scalar_type());
   TRESTLE_ASSERT(dtype, "tensor {} has dtype {}, which checkpoints do not hold", entry.name,
                  at::toString(entry.tensor.scalar_type()));
-  return manifest.tensors.try_emplace(entry.name, entry.shape, *dtype).first->second;
+  return manifest.tensors.try_emplace(entry.name, TensorRecord{entry.shape, *dtype, {}})
+      .first->second;
 }
 
 /// The elements of the range, contiguous on the CPU; without a copy where they are that already.

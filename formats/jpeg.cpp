@@ -17,7 +17,7 @@ namespace {
 
 /// The cheapest block is one bit of Huffman code and at most 32 x 32 pixels. A header that promises
 /// more for the bytes at hand is a lie, and is found out before anything is allocated for it.
-constexpr std::uint64_t kMaxPixelsPerByte = 8 * 32 * 32;
+constexpr std::uint64_t kMaxPixelsPerByte = std::uint64_t{8} * 32 * 32;
 
 /// Each scan of a progressive picture passes over all of it, so many scans of few bytes would take
 /// for ever. Encoders write about ten.

@@ -25,7 +25,7 @@ constexpr const char* kBlanks = " \t\r\v\f";
 
 /// How many bytes at the file's end follow its last line break.
 std::uint64_t unfinished_bytes(const FileReader& file) {
-  std::array<std::byte, 4096> block;
+  std::array<std::byte, 4096> block{};
   std::uint64_t end = file.size_bytes();
   while (end > 0) {
     const std::uint64_t size = std::min<std::uint64_t>(block.size(), end);

@@ -27,7 +27,7 @@ struct NamedParameter {
 
 /// How a fresh parameter is filled; PyTorch's default for its layer, so that curves compare.
 struct Init {
-  enum class Kind { zeros, ones, uniform, normal } kind;
+  enum class Kind { zeros, ones, uniform, normal } kind = Kind::zeros;
   double scale = 0;  ///< uniform: the bound; normal: the standard deviation
 
   static Init zeros() { return {Kind::zeros}; }

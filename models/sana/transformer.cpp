@@ -160,7 +160,7 @@ at::Tensor SanaTransformer::operator()(const SanaInput& input) const {
   }
 
   const auto out = (scale_shift_table_.unsqueeze(0) + embedded_time.unsqueeze(1)).chunk(2, 1);
-  x = nn::modulate(norm_out_, x, /*shift=*/out[0], /*scale=*/out[1]);
+  x = nn::modulate(norm_out_, x, /*shift_b1d=*/out[0], /*scale_b1d=*/out[1]);
   return unpatchify(proj_out_(x), rows, columns);  // [B, C_out, h, w]
 }
 
