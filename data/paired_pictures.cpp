@@ -35,7 +35,7 @@ std::string size_text(const formats::Picture& picture) {
 }
 
 /// 8-bit RGB to [3, H, W] in [-1, 1], written into one sample of a batch.
-void write_picture(const formats::Picture& picture, at::Tensor out_chw) {
+void write_picture(const formats::Picture& picture, const at::Tensor& out_chw) {
   const std::int64_t pixels = std::int64_t{picture.width} * picture.height;
   float* out = out_chw.mutable_data_ptr<float>();
   for (std::int64_t i = 0; i < pixels; ++i) {
