@@ -57,7 +57,8 @@ void print_summary(const std::filesystem::path& folder, const checkpoint::Manife
                                      {"recipe_hash", manifest.recipe_hash},
                                      {"versions", manifest.versions}};
     for (const auto& [name, value] : manifest.values) {
-      std::visit([&](const auto& v) { object["values"][name] = v; }, value);
+      auto& shown = object["values"][name];
+      std::visit([&](const auto& v) { shown = v; }, value);
     }
     for (const auto& file : manifest.files) {
       object["files"].push_back({{"name", file.name}, {"bytes", file.bytes}});

@@ -12,7 +12,7 @@
 namespace trestle {
 namespace {
 
-constexpr double kInf = std::numeric_limits<double>::infinity();
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 double sum_of(const std::vector<double>& values) {
   ExactSum sum;
@@ -57,8 +57,8 @@ TEST(ExactSum, NothingIsLostBetweenExtremes) {
   EXPECT_EQ(sum_of({1e300, 1.0, -1e300}), 1.0);
   EXPECT_EQ(sum_of({1.7976931348623157e308, 1.7976931348623157e308, -1.7976931348623157e308}),
             1.7976931348623157e308);
-  EXPECT_EQ(sum_of({1e308, 1e308}), kInf);
-  EXPECT_EQ(sum_of({-1e308, -1e308}), -kInf);
+  EXPECT_EQ(sum_of({1e308, 1e308}), kInfinity);
+  EXPECT_EQ(sum_of({-1e308, -1e308}), -kInfinity);
   EXPECT_EQ(sum_of({5e-324, 1e200, 5e-324, -1e200}), 1e-323);
   EXPECT_EQ(sum_of({3.5, -3.5}), 0.0);
 }
@@ -90,9 +90,9 @@ TEST(ExactSum, ManySmallOnesAreExact) {
 }
 
 TEST(ExactSum, NotFiniteNumbersStay) {
-  EXPECT_EQ(sum_of({1.0, kInf}), kInf);
-  EXPECT_EQ(sum_of({1.0, -kInf, -kInf}), -kInf);
-  EXPECT_TRUE(std::isnan(sum_of({kInf, -kInf})));
+  EXPECT_EQ(sum_of({1.0, kInfinity}), kInfinity);
+  EXPECT_EQ(sum_of({1.0, -kInfinity, -kInfinity}), -kInfinity);
+  EXPECT_TRUE(std::isnan(sum_of({kInfinity, -kInfinity})));
   EXPECT_TRUE(std::isnan(sum_of({1.0, std::nan("")})));
 }
 
