@@ -164,7 +164,9 @@ class Signals(unittest.TestCase):
                 ended.mkdir()
                 run = Run(self.scratch / f"mpirun-{number.name}", self.data,
                           launcher=(*MPIRUN, "sh", "-c", WITNESS, "witness"),
-                          environment={"ENDED": str(ended)})
+                          # mpirun's patience, so that a busy machine is not what is tested.
+                          environment={"ENDED": str(ended),
+                                       "OMPI_MCA_odls_base_sigkill_timeout": "5"})
                 run.wait_for_steps(5)
                 self.assertIn("to stop: kill -USR2", run.said())
                 run.mpirun().send_signal(number)
