@@ -1,5 +1,6 @@
 #include "data/loader.h"
 
+#include "base/deaf_thread.h"
 #include "base/error.h"
 #include "data/bad_samples.h"
 
@@ -7,8 +8,6 @@
 
 #include <chrono>
 #include <map>
-#include <pthread.h>
-#include <signal.h>
 #include <utility>
 
 namespace trestle::data {
@@ -38,12 +37,8 @@ Loader::Loader(const Dataset& dataset, const Sampler& sampler, const BatchPlan& 
       depth_(options.prefetch),
       max_bad_(options.max_bad),
       stop_(stop) {
-  // Signals are for the main thread: threads inherit the mask that holds while they start.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  for (std::int64_t i = 0; i < options.workers; ++i) threads_.emplace_back([this] { work(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  for (std::int64_t i = 0; i < options.workers; ++i)
+    threads_.push_back(deaf_thread([this] { work(); }));
 }
 
 Loader::~Loader() {

@@ -1,11 +1,11 @@
 #include "dist/stop_relay.h"
 
+#include "base/deaf_thread.h"
 #include "base/log.h"
 #include "dist/transport.h"
 
 #include <algorithm>
 #include <chrono>
-#include <csignal>
 #include <vector>
 
 namespace trestle::dist {
@@ -36,17 +36,13 @@ std::vector<Edge> edges_of(int rank, int size) {
 StopRelay::StopRelay(const Communicator& world, StopSource& source)
     : world_(world.duplicate()), source_(source) {
   if (world_.size() == 1) return;
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  thread_ = std::thread([this] {
+  thread_ = deaf_thread([this] {
     try {
       work();
     } catch (const std::exception& error) {  // then a signal reaches this rank alone
       log_debug("the relay of stop requests has ended: {}", error.what());
     }
   });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 StopRelay::~StopRelay() { end(Ending::alone); }
@@ -76,11 +72,9 @@ void StopRelay::work() {
     Ending ending;
     {
       std::unique_lock lock(mutex_);
-      const auto pause = ending_ == Ending::none ? kPoll : kPollWhileClosing;
-      if (ending_ == Ending::none)
-        changed_.wait_for(lock, pause, [&] { return ending_ != Ending::none; });
-      else
-        changed_.wait_for(lock, pause);
+      const Ending before = ending_;
+      changed_.wait_for(lock, before == Ending::none ? kPoll : kPollWhileClosing,
+                        [&] { return ending_ != before; });
       ending = ending_;
     }
     if (ending == Ending::alone) return;

@@ -1,5 +1,7 @@
 #include "launch/signals.h"
 
+#include "base/deaf_thread.h"
+
 #include <algorithm>
 #include <chrono>
 #include <csignal>
@@ -52,11 +54,7 @@ bool under_mpirun() { return std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr; }
 StopSource& watch_signals() {
   for (const int signal : {SIGINT, SIGTERM, SIGUSR2}) handle(signal, on_stop);
   if (under_mpirun()) {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    std::thread(judge_continues).detach();
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    deaf_thread(judge_continues).detach();
     handle(SIGCONT, on_continue);
   }
   return stop_source;
