@@ -47,6 +47,16 @@ add_library(trestle_torch INTERFACE)
 target_include_directories(trestle_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
 target_link_libraries(trestle_torch INTERFACE ${TORCH_LIBRARIES})
 target_compile_definitions(trestle_torch INTERFACE FMT_HEADER_ONLY)
+# at::parallel_for is a template of torch's header: without OpenMP here it runs on one thread in our
+# kernels, whatever torch itself was built with. libgomp is torch's own copy, so that there is one
+# pool of threads. (clang's OpenMP is another library with a pool of its own: left out.)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  target_compile_options(trestle_torch INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
+  target_link_libraries(trestle_torch INTERFACE "${TRESTLE_SITE_PACKAGES}/torch/lib/libgomp.so.1")
+else()
+  message(WARNING "Kernels of this project run on one thread each (${CMAKE_CXX_COMPILER_ID} "
+                  "brings an OpenMP that is not torch's). Use g++ where CPU speed counts.")
+endif()
 # libtorch.so exports std::filesystem functions of another compiler, and remove_all then jumps to
 # nowhere: the system's libstdc++ has to be asked first.
 target_link_options(trestle_torch INTERFACE "LINKER:--push-state,--no-as-needed,-lstdc++,--pop-state")
