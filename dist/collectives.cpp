@@ -119,7 +119,7 @@ class HostCollectives : public Collectives {
  public:
   explicit HostCollectives(Communicator own) : Collectives(std::move(own)) {}
 
-  Work all_reduce(at::Tensor& flat, ReduceOp op) override {
+  Work all_reduce(at::Tensor& flat, ReduceOp op, std::string_view) override {
     require_host("all_reduce", flat);
     const auto slices = Slices::balanced(flat.numel(), size());
     std::byte* data = bytes_of(flat).data();
@@ -129,7 +129,8 @@ class HostCollectives : public Collectives {
     return {};
   }
 
-  Work reduce_scatter(const at::Tensor& in, at::Tensor& out, ReduceOp op) override {
+  Work reduce_scatter(const at::Tensor& in, at::Tensor& out, ReduceOp op,
+                      std::string_view) override {
     require_host("reduce_scatter", in);
     require_host("reduce_scatter", out);
     require_ratio("reduce_scatter", in, out);
@@ -141,7 +142,7 @@ class HostCollectives : public Collectives {
     return {};
   }
 
-  Work all_gather(const at::Tensor& in, at::Tensor& out) override {
+  Work all_gather(const at::Tensor& in, at::Tensor& out, std::string_view) override {
     require_host("all_gather", in);
     require_host("all_gather", out);
     require_ratio("all_gather", out, in);
@@ -152,20 +153,20 @@ class HostCollectives : public Collectives {
     return {};
   }
 
-  Work broadcast(at::Tensor& tensor, int root) override {
+  Work broadcast(at::Tensor& tensor, int root, std::string_view) override {
     require_host("broadcast", tensor);
     dist::broadcast(transport(), bytes_of(tensor), root);
     return {};
   }
 
-  Work send(const at::Tensor& tensor, int to) override {
+  Work send(const at::Tensor& tensor, int to, std::string_view) override {
     require_host("send", tensor);
     require_other("send", to);
     const Outgoing message{to, bytes_of(tensor)};
     return started(tensor, transport().start({&message, 1}, {}));
   }
 
-  Work recv(at::Tensor& tensor, int from) override {
+  Work recv(at::Tensor& tensor, int from, std::string_view) override {
     require_host("recv", tensor);
     require_other("recv", from);
     const Incoming message{from, bytes_of(tensor)};
@@ -290,8 +291,9 @@ class HostCollectives : public Collectives {
 
 }  // namespace
 
-std::unique_ptr<Collectives> make_collectives(const Communicator& communicator) {
-  return std::make_unique<HostCollectives>(communicator.duplicate());
+std::unique_ptr<Collectives> make_collectives(const Communicator& communicator,
+                                              std::string_view name) {
+  return std::make_unique<HostCollectives>(communicator.duplicate(name));
 }
 
 }  // namespace trestle::dist

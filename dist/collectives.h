@@ -51,21 +51,24 @@ class [[nodiscard]] Work {
   std::unique_ptr<State> state_;
 };
 
+/// The last argument of each call, `name`, is for observers ("bucket 3").
 class Collectives {
  public:
   virtual ~Collectives() = default;
 
   /// In place, any numel.
-  virtual Work all_reduce(at::Tensor& flat, ReduceOp op) = 0;
+  virtual Work all_reduce(at::Tensor& flat, ReduceOp op, std::string_view name = {}) = 0;
   /// in.numel() == size * out.numel(); rank r receives the r-th slice of the reduction.
-  /// out may be exactly this rank's slice of in; no other overlap.
-  virtual Work reduce_scatter(const at::Tensor& in, at::Tensor& out, ReduceOp op) = 0;
+  /// out may be exactly this rank's slice of in; no other overlap. A bfloat16 `in` needs a float32
+  /// `out`: every rank's contribution (its own too) is the bfloat16 value, the sum stays float32.
+  virtual Work reduce_scatter(const at::Tensor& in, at::Tensor& out, ReduceOp op,
+                              std::string_view name = {}) = 0;
   /// out.numel() == size * in.numel(), same dtype; in may be exactly this rank's slice of out.
-  virtual Work all_gather(const at::Tensor& in, at::Tensor& out) = 0;
-  virtual Work broadcast(at::Tensor& tensor, int root) = 0;
+  virtual Work all_gather(const at::Tensor& in, at::Tensor& out, std::string_view name = {}) = 0;
+  virtual Work broadcast(at::Tensor& tensor, int root, std::string_view name = {}) = 0;
   /// To or from another rank; sizes must match. Messages of one pair arrive in order.
-  virtual Work send(const at::Tensor& tensor, int to) = 0;
-  virtual Work recv(at::Tensor& tensor, int from) = 0;
+  virtual Work send(const at::Tensor& tensor, int to, std::string_view name = {}) = 0;
+  virtual Work recv(at::Tensor& tensor, int from, std::string_view name = {}) = 0;
 
   const Communicator& communicator() const { return communicator_; }
 
@@ -78,6 +81,8 @@ class Collectives {
 
 /// COLLECTIVE. Over the ranks of this communicator, on a duplicate of it, so that its traffic never
 /// meets that of the communicator itself. MPI, simulated or a lone rank, as the communicator is.
-std::unique_ptr<Collectives> make_collectives(const Communicator& communicator);
+/// `name` is what observers call the channel ("gradients").
+std::unique_ptr<Collectives> make_collectives(const Communicator& communicator,
+                                              std::string_view name = "collectives");
 
 }  // namespace trestle::dist

@@ -62,7 +62,7 @@ int Communicator::rank() const { return transport_->rank(); }
 
 int Communicator::size() const { return transport_->size(); }
 
-Communicator Communicator::split(int color, int key) const {
+Communicator Communicator::split(int color, int key, std::string_view) const {
   TRESTLE_ASSERT(color >= 0, "split by color {}", color);
   return Communicator(transport_->split(color, key));
 }

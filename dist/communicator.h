@@ -30,6 +30,7 @@
 
 namespace trestle::dist {
 
+class OperationObserver;  // dist/operation_observer.h
 class Transport;  // dist/transport.h: how bytes travel (MPI, threads of one process, one rank)
 
 /// How values of several ranks become one. max and min keep a NaN that any rank brings.
@@ -56,9 +57,16 @@ class Communicator {
   bool is_root() const { return rank() == 0; }
 
   /// COLLECTIVE. Ranks that give the same color (>= 0) form a group, ordered by key, then by rank.
-  Communicator split(int color, int key) const;
+  /// `name` is what observers call the channel.
+  Communicator split(int color, int key, std::string_view name = "split") const;
   /// COLLECTIVE. The same ranks on a channel of their own, for another thread or purpose.
-  Communicator duplicate() const { return split(0, rank()); }
+  Communicator duplicate(std::string_view name = "duplicate") const {
+    return split(0, rank(), name);
+  }
+
+  /// LOCAL. Tells the observer of every operation that this rank issues from now on, on whatever
+  /// communicator or Collectives; nullptr ends that. The observer must live until then.
+  void observe(OperationObserver* observer) const;
 
   /// COLLECTIVE. Returns once every rank has called it.
   void barrier() const;
