@@ -32,12 +32,40 @@ void TrainOptions::describe(configs::Fields& f) {
            .min = 1});
   f.field("max_grad_norm", max_grad_norm,
           {.help = "gradients are scaled down to this global norm; 0: never", .min = 0});
+  f.field(
+      "on_nonfinite", on_nonfinite,
+      {.help = "a step with a loss or gradient that is not finite: skip it (weights, moments and "
+               "averages stay; data and schedule go on), or stop with exit code 6",
+       .choices = {"skip", "stop"},
+       .may_change = true});
+  f.field("max_skips", max_skips,
+          {.help = "more skipped steps in a row than this stop the run with exit code 6",
+           .unit = "steps",
+           .min = 0,
+           .needs = {"on_nonfinite", "skip"},
+           .may_change = true});
 }
 
 void DistOptions::describe(configs::Fields& f) {
-  f.field(
-      "bucket_bytes", bucket_bytes,
-      {.help = "gradients are reduced in buckets of about this size", .unit = "bytes", .min = 4});
+  f.field("shard", shard,
+          {.help = "what is divided over the ranks: nothing, the optimizer's state, masters and "
+                   "averages, or the gradients, too (each micro batch is then reduced)",
+           .choices = {"none", "optimizer", "gradients"},
+           .may_change = true});
+  f.field("wire_dtype", wire_dtype,
+          {.help = "what gradients travel in; auto: what they are summed in. With bf16 each rank's "
+                   "contribution is rounded, the sum is not",
+           .choices = {"auto", "fp32", "bf16"}});
+  f.field("bucket_bytes", bucket_bytes,
+          {.help = "gradients are reduced in buckets of about this size; 0: 25 MB or 1 MB a rank, "
+                   "whichever is more, but at most an eighth of them",
+           .unit = "bytes",
+           .min = 0,
+           .may_change = true});
+  f.field("paranoid", paranoid,
+          {.help = "make each step a second time, plainly (synchronous, unsharded), and compare "
+                   "gradients and weights; slow, and holds the state twice",
+           .may_change = true});
   f.field("threads", threads,
           {.help = "compute threads of a rank; 0: OMP_NUM_THREADS, else the rank's cores",
            .unit = "threads",

@@ -22,11 +22,16 @@ struct TrainOptions {  // [train]
   std::int64_t global_batch = 16;
   std::int64_t micro_batch = 8;
   double max_grad_norm = 1.0;
+  std::string on_nonfinite = "skip";
+  std::int64_t max_skips = 20;
   void describe(configs::Fields& fields);
 };
 
 struct DistOptions {  // [dist]
-  std::int64_t bucket_bytes = 25 << 20;
+  std::string shard = "optimizer";
+  std::string wire_dtype = "auto";
+  std::int64_t bucket_bytes = 0;
+  bool paranoid = false;
   std::int64_t threads = 0;
   void describe(configs::Fields& fields);
 };

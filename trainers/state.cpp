@@ -4,15 +4,7 @@ namespace trestle::trainers {
 
 checkpoint::Visitor TrainingState::visitor() {
   return [this](checkpoint::Scope& root) {
-    checkpoint::Scope model = root.child("model");
-    for (auto& parameter : parameters) {
-      at::Tensor value = parameter.tensor.detach();
-      model.tensor(parameter.name, value);
-    }
-    checkpoint::Scope optim = root.child("optim");
-    optimizer.state(optim);
-    checkpoint::Scope averages = root.child("ema");
-    ema.state(averages);
+    engine.state(root);
     checkpoint::Scope own = root.child("task");
     task.state(own);
     checkpoint::Scope trainer = root.child("trainer");

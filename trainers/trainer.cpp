@@ -23,40 +23,13 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-std::vector<NamedParameter> parameters_of(Task& task, bool only_averaged) {
-  std::vector<NamedParameter> parameters;
-  for (const auto& group : task.groups()) {
-    if (only_averaged && !group.ema) continue;
-    parameters.insert(parameters.end(), group.parameters.begin(), group.parameters.end());
-  }
-  return parameters;
-}
-
-Objective only_objective(Task& task) {
-  const auto objectives = task.objectives();
-  TRESTLE_ASSERT(objectives.size() == 1, "{} objectives; the plain step knows one",
-                 objectives.size());
-  return objectives.front();
-}
-
 bool due(std::int64_t every, std::int64_t done) { return every > 0 && done % every == 0; }
 
 }  // namespace
 
-Assembly::Assembly(const configs::Recipe& recipe, Materialise materialise)
-    : task(task_kind_of(recipe).make(recipe, materialise)),
-      objective(only_objective(*task)),
-      parameters(parameters_of(*task, /*only_averaged=*/false)),
-      optimizer(parameters, recipe.section<AdamWOptions>("optim")),
-      ema(parameters_of(*task, /*only_averaged=*/true), recipe.section<EmaOptions>("ema")) {}
-
-TrainingState Assembly::state() {
-  return {.parameters = parameters,
-          .optimizer = optimizer,
-          .ema = ema,
-          .task = *task,
-          .counters = counters};
-}
+Assembly::Assembly(const configs::Recipe& recipe, dist::Collectives& collectives)
+    : task(task_kind_of(recipe).make(recipe, Materialise::weights)),
+      engine(*task, collectives, EngineOptions::of(recipe)) {}
 
 Trainer::Trainer(const configs::Recipe& recipe, const dist::Communicator& world,
                  RunDirectory directory, const TrainerSettings& settings)
@@ -75,9 +48,13 @@ Trainer::Trainer(const configs::Recipe& recipe, const dist::Communicator& world,
       log_(recipe.section<LogOptions>("log")),
       settings_(settings),
       draws_(static_cast<std::uint64_t>(run_.seed)),
-      assembly_(world.agreed([&] { return Assembly(recipe, Materialise::weights); })),
-      collectives_(dist::make_collectives(world)),
-      saver_(world, directory_.checkpoints(), resolved_) {}
+      collectives_(dist::make_collectives(world, "gradients")),
+      assembly_(world.agreed([&] { return Assembly(recipe, *collectives_); })),
+      saver_(world, directory_.checkpoints(), resolved_) {
+  if (!dist_.paranoid) return;
+  plain_ = dist::make_collectives(world, "plain");
+  paranoid_.emplace(*assembly_.task, assembly_.engine, *plain_, EngineOptions::of(recipe));
+}
 
 Outcome Trainer::run() {
   world_.agreed([&] {
@@ -134,7 +111,9 @@ void Trainer::resume() {
   world_.agreed([&] {
     TrainingState state = assembly_.state();
     checkpoint::load(*found, state.visitor());
+    if (paranoid_) checkpoint::load(*found, paranoid_->visitor(), checkpoint::Unnamed::ignore);
   });
+  assembly_.engine.publish();
   saver_.found(*found, assembly_.counters.step);
   log_info("resumed from {} at step {}", found->string(), assembly_.counters.step);
 }
@@ -172,25 +151,14 @@ void Trainer::train() {
                                            settings_.stop);
   data::BadSamples bad_samples(loading.max_bad);
   bad_samples.restore(counters.bad_samples);
-  StepParts parts{.task = *assembly_.task,
-                  .objective = assembly_.objective,
-                  .parameters = assembly_.parameters,
-                  .collectives = *collectives_,
-                  .optimizer = assembly_.optimizer,
-                  .ema = assembly_.ema,
-                  .max_grad_norm = train_.max_grad_norm,
-                  .buckets = plan_buckets(assembly_.parameters, dist_.bucket_bytes),
-                  .bad_samples = bad_samples,
-                  .stop = settings_.stop};
-
   std::int64_t numel = 0;
-  for (const auto& parameter : assembly_.parameters) numel += parameter.tensor.numel();
-  log_info(
-      "{} parameters, gradient buckets: {}; {} samples; global batch {} = {} ranks x {} micro "
-      "steps of "
-      "up to {}",
-      numel, parts.buckets.size(), dataset.size(), train_.global_batch, world_.size(),
-      plan.micro_steps(), train_.micro_batch);
+  for (const auto& parameter : assembly_.engine.parameters()) numel += parameter.tensor.numel();
+  log_info("{} parameters; {} samples; global batch {} = {} ranks x {} micro steps of up to {}",
+           numel, dataset.size(), train_.global_batch, world_.size(), plan.micro_steps(),
+           train_.micro_batch);
+  log_info("gradient buckets: {}, wire dtype {}, sharded over the ranks: {}{}",
+           assembly_.engine.buckets(), dist_.wire_dtype, dist_.shard,
+           dist_.paranoid ? "; every step is made a second time and compared" : "");
   if (const std::int64_t most = (train_.global_batch + world_.size() - 1) / world_.size();
       train_.global_batch % world_.size() != 0) {
     log_common_warning(fmt::format(
@@ -216,11 +184,18 @@ void Trainer::train() {
       data_wait_s += seconds_since(wait_started);
       return batch;
     };
-    const double learning_rate =
-        optim_.learning_rate * schedule_factor(schedule_, step, train_.steps);
+    const double factor = schedule_factor(schedule_, step, train_.steps);
     const KindCounts kinds = count_kinds(dataset, sampler, plan.global_batch(step));
-    const StepReport report =
-        plain_step(parts, step, draws_, kinds, plan.micro_steps(), next_batch, learning_rate);
+    const StepInputs inputs{.step = step,
+                            .draws = draws_,
+                            .kinds = kinds,
+                            .micro_steps = plan.micro_steps(),
+                            .next_batch = next_batch,
+                            .learning_rate_factor = factor,
+                            .bad_samples = bad_samples,
+                            .stop = settings_.stop};
+    const StepReport report = paranoid_ ? paranoid_->step(inputs) : assembly_.engine.step(inputs);
+    judge_skip(report);
 
     ++counters.step;
     counters.position = counters.step * train_.global_batch;
@@ -231,7 +206,7 @@ void Trainer::train() {
       recorder_->step({.step = step.value,
                        .samples = counters.position,
                        .loss = report.loss,
-                       .learning_rate = learning_rate,
+                       .learning_rate = optim_.learning_rate * factor,
                        .grad_norm = report.grad_norm,
                        .samples_per_s = double(train_.global_batch) / step_s,
                        .step_ms = 1e3 * step_s,
@@ -252,6 +227,24 @@ void Trainer::train() {
   counters.wall_s = wall_before + seconds_since(started);
   loader_.reset();
   if (recorder_) recorder_->close();
+}
+
+void Trainer::judge_skip(const StepReport& report) {
+  RunCounters& counters = assembly_.counters;
+  if (report.not_finite.empty()) {
+    counters.skips_in_row = 0;
+    return;
+  }
+  if (train_.on_nonfinite == "stop") throw dist::AgreedError(ExitCode::numbers, report.not_finite);
+  ++counters.skips_in_row;
+  ++skipped_;
+  if (counters.skips_in_row > train_.max_skips) {
+    throw dist::AgreedError(
+        ExitCode::numbers,
+        fmt::format("{} steps in a row changed nothing (train.max_skips = {}). The last: {}",
+                    counters.skips_in_row, train_.max_skips, report.not_finite));
+  }
+  log_common_warning(report.not_finite + " The step is skipped.");
 }
 
 void Trainer::save(SaveKind kind) {
@@ -282,7 +275,7 @@ bool Trainer::grid_is_missing() const {
 }
 
 void Trainer::make_grid() {
-  const Ema::Applied averaged(assembly_.ema);
+  const Engine::Averaged averaged(assembly_.engine);
   const auto file = directory_.sample(assembly_.counters.step);
   try {
     const auto grid =
@@ -302,7 +295,7 @@ void Trainer::finish() {
       {"steps", double(counters.step)},
       {"samples_per_s", double(counters.position) / counters.wall_s},
       {"wall_s", counters.wall_s}};
-  const Ema::Applied averaged(assembly_.ema);
+  const Engine::Averaged averaged(assembly_.engine);
   for (const auto& job : assembly_.task->jobs()) {
     std::optional<Progress> progress;
     std::int64_t done = 0;

@@ -15,7 +15,7 @@
 #include "trainers/metrics/run_directory.h"
 #include "trainers/optim/schedule.h"
 #include "trainers/options.h"
-#include "trainers/plain_step.h"
+#include "trainers/paranoid.h"
 #include "trainers/saver.h"
 #include "trainers/state.h"
 
@@ -24,17 +24,14 @@
 
 namespace trestle::trainers {
 
-/// A task with its parameters, optimizer and averages: what checkpoints hold. Also used without a
-/// loop, to make pictures from a checkpoint.
+/// A task and the engine over its parameters: what checkpoints hold. Also used without a loop, to
+/// make pictures from a checkpoint. LOCAL; the collectives outlive it.
 struct Assembly {
-  Assembly(const configs::Recipe& recipe, Materialise materialise);
-  TrainingState state();
+  Assembly(const configs::Recipe& recipe, dist::Collectives& collectives);
+  TrainingState state() { return {.engine = engine, .task = *task, .counters = counters}; }
 
   std::unique_ptr<Task> task;
-  Objective objective;
-  std::vector<NamedParameter> parameters;
-  AdamW optimizer;
-  Ema ema;
+  Engine engine;
   RunCounters counters;
 };
 
@@ -64,6 +61,8 @@ class Trainer {
   void require_same_recipe(const std::string& resolved_before, const std::string& holder,
                            ExitCode code) const;
   void train();
+  /// What a step that changed nothing means for the run.
+  void judge_skip(const StepReport& report);
   void save(SaveKind kind);
   void save_and_leave(const std::string& reason);
   bool grid_is_missing() const;
@@ -85,9 +84,11 @@ class Trainer {
   LogOptions log_;
   TrainerSettings settings_;
   Draws draws_;
+  std::unique_ptr<dist::Collectives> collectives_, plain_;
   Assembly assembly_;
-  std::unique_ptr<dist::Collectives> collectives_;
+  std::optional<Paranoid> paranoid_;
   Saver saver_;
+  std::int64_t skipped_ = 0;          ///< steps without update, since this start
   std::optional<Recorder> recorder_;  ///< rank 0's
   /// The last member: its threads are joined before anything that they read from goes, and after
   /// the last save.

@@ -1,7 +1,7 @@
 // Trains Sana in Trestle on random data, a round at a time, and says how fast: the contender of
 // diffusers_step.py, with the same options, the same "go N" protocol and the same kind of step.
 //
-// A step is trainers::plain_step on one rank: draws, bridge loss forward and backward over the
+// A step is trainers::Engine on one rank: draws, bridge loss forward and backward over the
 // micro batches, reduction (of one rank), clipping, AdamW, EMA. Data lies ready in memory.
 #include "base/allocator.h"
 #include "base/error.h"
@@ -9,7 +9,7 @@
 #include "configs/json.h"
 #include "models/sana/transformer.h"
 #include "processes/brownian_bridge.h"
-#include "trainers/plain_step.h"
+#include "trainers/engine.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -134,27 +134,18 @@ void serve(const Arguments& arguments) {
   const auto config =
       configs::from_json<models::sana::SanaConfig>(workload["model"].dump(), arguments.workload);
   BridgeOnPairs task(workload, config);
-  const auto parameters = task.groups().front().parameters;
-  const double learning_rate = workload["learning_rate"];
-  trainers::AdamW optimizer(parameters, {.learning_rate = learning_rate,
-                                         .adam_beta1 = workload["adam_beta1"],
-                                         .adam_beta2 = workload["adam_beta2"],
-                                         .adam_epsilon = workload["adam_epsilon"],
-                                         .weight_decay = workload["adam_weight_decay"]});
-  trainers::Ema ema(parameters, {.enabled = true, .decay = workload["ema_decay"]});
   const auto collectives = dist::make_collectives(dist::Communicator::self());
-  const auto objective = task.objectives().front();
+  trainers::Engine engine(task, *collectives,
+                          {.reducer = {},
+                           .max_grad_norm = workload["max_grad_norm"],
+                           .optim = {.learning_rate = workload["learning_rate"],
+                                     .adam_beta1 = workload["adam_beta1"],
+                                     .adam_beta2 = workload["adam_beta2"],
+                                     .adam_epsilon = workload["adam_epsilon"],
+                                     .weight_decay = workload["adam_weight_decay"]},
+                           .ema = {.decay = workload["ema_decay"]}});
+  const trainers::KindCounts kinds = {{"all", arguments.batch}};
   data::BadSamples bad_samples(0);
-  trainers::StepParts parts{.task = task,
-                            .objective = objective,
-                            .parameters = parameters,
-                            .collectives = *collectives,
-                            .optimizer = optimizer,
-                            .ema = ema,
-                            .max_grad_norm = workload["max_grad_norm"],
-                            .buckets = {},
-                            .bad_samples = bad_samples,
-                            .stop = {}};
   const data::BatchPlan plan(arguments.batch, arguments.micro_batch, 0, 1);
   const Draws draws(3);
   std::int64_t step = 0;
@@ -176,8 +167,13 @@ void serve(const Arguments& arguments) {
         batch.positions = positions;
         return batch;
       };
-      loss += trainers::plain_step(parts, {step}, draws, {{"all", arguments.batch}},
-                                   plan.micro_steps(), next_batch, learning_rate)
+      loss += engine
+                  .step({.step = {step},
+                         .draws = draws,
+                         .kinds = kinds,
+                         .micro_steps = plan.micro_steps(),
+                         .next_batch = next_batch,
+                         .bad_samples = bad_samples})
                   .loss;
     }
     const double wall =

@@ -33,13 +33,14 @@ int sample(const dist::Communicator& world, StopToken stop, const std::string& g
     return found;
   });
   bind_threads(world, recipe.section<trainers::DistOptions>("dist").threads);
-  auto assembly =
-      world.agreed([&] { return trainers::Assembly(recipe, trainers::Materialise::weights); });
+  const auto collectives = dist::make_collectives(world);
+  auto assembly = world.agreed([&] { return trainers::Assembly(recipe, *collectives); });
   world.agreed([&] {
     trainers::TrainingState state = assembly.state();
     checkpoint::load(folder, state.visitor());
   });
-  const trainers::Ema::Applied averaged(assembly.ema);
+  assembly.engine.publish();
+  const trainers::Engine::Averaged averaged(assembly.engine);
   const Draws draws(static_cast<std::uint64_t>(recipe.section<trainers::RunOptions>("run").seed));
   const auto options = recipe.section<trainers::SampleOptions>("sample");
   trainers::write_grid(*assembly.task, draws, world, options.pictures, out, stop);

@@ -52,7 +52,7 @@ struct Neighbours {
 };
 
 TRESTLE_INLINE Neighbours neighbours(const GatedConv& conv) {
-  Neighbours near;
+  Neighbours near{};
   for (std::int64_t tap = 0; tap < kTaps; ++tap) {
     near.offset[tap] = ((tap / 3 - 1) * (conv.width + 2) + (tap % 3 - 1)) * kWidth;
   }
@@ -82,7 +82,7 @@ TRESTLE_CLONES void gated_conv_forward(const GatedConv& conv, std::int64_t first
                                        float* y, float* scratch) {
   const Block block = block_of(conv, first);
   const Neighbours near = neighbours(conv);
-  Parameters p;
+  Parameters p{};
   gather_parameters(conv, block, p);
   alignas(64) float values[kWidth];
 
@@ -111,7 +111,7 @@ TRESTLE_CLONES void gated_conv_backward(const GatedConv& conv, std::int64_t firs
                                         float* scratch) {
   const Block block = block_of(conv, first);
   const Neighbours near = neighbours(conv);
-  Parameters p;
+  Parameters p{};
   gather_parameters(conv, block, p);
   float* const activated = scratch;
   float* const dmixed = activated + conv.forward_scratch();

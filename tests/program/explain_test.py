@@ -54,9 +54,10 @@ class Explain(unittest.TestCase):
         self.assertEqual(by_key["train.steps"]["unit"], "steps")
         self.assertEqual(by_key["train.steps"]["range"], ">= 1")
         self.assertEqual(by_key["ema.decay"]["needs"], "ema.enabled = true")
-        for key in ("train.steps", "log.every", "checkpoint.every", "data.path", "run.name"):
+        for key in ("train.steps", "log.every", "checkpoint.every", "data.path", "run.name",
+                    "dist.bucket_bytes", "dist.shard"):
             self.assertTrue(by_key[key]["may_change"], key)
-        for key in ("run.seed", "train.global_batch", "train.micro_batch", "dist.bucket_bytes",
+        for key in ("run.seed", "train.global_batch", "train.micro_batch", "dist.wire_dtype",
                     "optim.learning_rate", "ema.decay", "model.num_layers", "task.noise_scale"):
             self.assertFalse(by_key[key]["may_change"], key)
 

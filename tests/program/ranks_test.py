@@ -66,7 +66,8 @@ def compare(program: Path, scratch: Path, data: Path, dtype: str, qk_norm: str) 
                        for p in t["pieces"] if p["file"] == f["name"])
                    for f in checkpoint.manifest["files"]]
         expect(len(sizes) == ranks, f"{len(sizes)} files from {ranks} ranks")
-        expect(max(payload) <= 1.1 * sum(payload) / ranks,
+        # Shards are cut in blocks of a bucket, and this model's buckets are a few blocks.
+        expect(max(payload) <= 1.5 * sum(payload) / ranks,
                f"shares of the checkpoint are uneven: {payload}")
         log = (run_dir / "logs" / "rank-00000.log").read_text()
         share = f"= {ranks} ranks x {12 // ranks} micro steps"

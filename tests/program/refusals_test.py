@@ -90,12 +90,20 @@ class Refusals(unittest.TestCase):
         run_dir = self.scratch / "diverged"
         said = self.refused(6, "is not finite", run_dir=run_dir,
                             sets=("optim.learning_rate=1e30", "optim.lr_warmup_steps=0",
-                                  "train.steps=20", "checkpoint.every=1"))
+                                  "train.steps=20", "checkpoint.every=1",
+                                   "train.on_nonfinite=stop"))
         self.assertRegex(said, r"rank \d: step \d+: .*"
                                r"(parameter|gradient of|loss term) [a-z_0-9.]+")
         # The last step that was finite is there, whole.
         saved = trestle.last_checkpoint(run_dir)
         trestle.checked(trestle.run(PROGRAM, "inspect", saved.folder, "--verify"))
+
+    def test_too_many_skipped_steps_in_a_row(self) -> None:
+        said = self.refused(6, "4 steps in a row changed nothing (train.max_skips = 3)",
+                            run_dir=self.scratch / "skipping",
+                            sets=("optim.learning_rate=1e30", "optim.lr_warmup_steps=0",
+                                  "train.steps=20", "train.max_skips=3"))
+        self.assertEqual(said.count("The step is skipped."), 3)
 
     def test_a_run_directory_that_cannot_be_written(self) -> None:
         blocked = self.scratch / "file"

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
 #include "dist/simulated.h"
+#include "tests/support/lone_assembly.h"
 #include "tests/support/scratch.h"
 #include "trainers/trainer.h"
 
@@ -64,10 +65,11 @@ Run split_run(int ranks, const std::vector<std::string>& sets) {
     run.loss.push_back(numbers.at("loss"));
     run.grad_norm.push_back(numbers.at("grad_norm"));
   }
-  Assembly assembly(recipe(sets), Materialise::weights);
+  testing::LoneAssembly lone(recipe(sets));
+  Assembly& assembly = lone.assembly;
   TrainingState state = assembly.state();
   checkpoint::load(*checkpoint::newest(folder.path() / "checkpoints"), state.visitor());
-  run.weights = concatenated(assembly.parameters);
+  run.weights = concatenated(assembly.engine.parameters());
   return run;
 }
 
@@ -96,11 +98,14 @@ Run whole_run(const std::vector<std::string>& sets) {
   const configs::Recipe told = recipe(sets);
   const auto train = told.section<TrainOptions>("train");
   const Draws draws(static_cast<std::uint64_t>(told.section<RunOptions>("run").seed));
-  Assembly assembly(told, Materialise::weights);
+  testing::LoneAssembly lone(told);
+  Assembly& assembly = lone.assembly;
+  AdamW optimizer(assembly.engine.parameters(), told.section<AdamWOptions>("optim"));
+  const Objective objective = assembly.task->objectives().front();
   const data::Dataset& points = assembly.task->dataset(Split::train);
   const data::Sampler sampler(draws.seed(), points.size());
   std::vector<at::Tensor> leaves;
-  for (const auto& parameter : assembly.parameters) leaves.push_back(parameter.tensor);
+  for (const auto& parameter : assembly.engine.parameters()) leaves.push_back(parameter.tensor);
 
   Run run;
   for (std::int64_t step = 0; step < train.steps; ++step) {
@@ -115,21 +120,20 @@ Run whole_run(const std::vector<std::string>& sets) {
 
     at::Tensor loss = at::zeros({}, at::kDouble);
     const StepContext context{.step = Step{step}, .draws = draws};
-    for (const LossTerm& term : assembly.task->loss(assembly.objective, batch, context).terms) {
+    for (const LossTerm& term : assembly.task->loss(objective, batch, context).terms) {
       if (term.per_sample.numel() > 0) loss = loss + term.per_sample.mean();
     }
     const auto gradients = torch::autograd::grad({loss}, leaves);
     double squares = 0;
     for (std::size_t i = 0; i < leaves.size(); ++i) {
-      leaves[i].mutable_grad() = gradients[i];
       squares += gradients[i].square().sum().item<double>();
     }
-    assembly.optimizer.step(told.section<AdamWOptions>("optim").learning_rate,
-                            /*gradient_scale=*/1.0);
+    optimizer.step(told.section<AdamWOptions>("optim").learning_rate, /*gradient_scale=*/1.0,
+                   gradients);
     run.loss.push_back(loss.item<double>());
     run.grad_norm.push_back(std::sqrt(squares));
   }
-  run.weights = concatenated(assembly.parameters);
+  run.weights = concatenated(assembly.engine.parameters());
   return run;
 }
 
@@ -176,7 +180,8 @@ TEST(LossDivision, EachKindByItsOwnCount) {
 TEST(LossDivision, KindsThatARankOrAWholeBatchLacks) {
   // One sample in twenty is of kind "prior", and a batch has seven.
   const std::vector<std::string> sets = {"task.samples=20", "task.prior_every=20"};
-  Assembly assembly(recipe(sets), Materialise::weights);
+  testing::LoneAssembly lone(recipe(sets));
+  Assembly& assembly = lone.assembly;
   const data::Dataset& points = assembly.task->dataset(Split::train);
   const data::Sampler sampler(/*seed=*/3, points.size());
   const data::BatchPlan first_of_two(/*global_batch=*/7, /*micro_batch=*/7, /*rank=*/0, 2);

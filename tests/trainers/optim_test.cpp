@@ -33,15 +33,15 @@ TEST(AdamW, EqualsAtensFusedKernel) {
       steps.push_back(at::zeros({}, at::kFloat));
     }
     for (std::uint32_t step = 0; step < 20; ++step) {
-      std::vector<at::Tensor> gradients;
+      std::vector<at::Tensor> gradients, unscaled;
       for (const auto& parameter : parameters.all()) {
         const at::Tensor g =
             Draws(2).normal(Purpose(parameter.name).at(step), parameter.tensor.sizes(), options);
-        parameter.tensor.mutable_grad() = g;
+        unscaled.push_back(g);
         gradients.push_back(g * 0.5);
         steps[gradients.size() - 1] += 1;
       }
-      ours.step(1e-2, 0.5);
+      ours.step(1e-2, 0.5, unscaled);
       at::_fused_adamw_(p, gradients, m, v, {}, steps, 1e-2, 0.8, 0.95, 0.1, 1e-6, false, false);
     }
     for (std::size_t i = 0; i < p.size(); ++i) {

@@ -106,8 +106,8 @@ void expect_bits_of_the_definition(const Shard& shard, const at::Tensor& initial
   for (std::size_t i = 0; i < shard.averages.size(); ++i)
     emas.emplace_back(parameters.all(), EmaOptions{.enabled = true, .decay = kDecays[i]});
   for (int step = 0; step < kSteps; ++step) {
-    p.mutable_grad() = random(step, size, initial.scalar_type());
-    adamw.step(kLearningRate / (1 + step), kGradientScale);
+    const at::Tensor gradient = random(step, size, initial.scalar_type());
+    adamw.step(kLearningRate / (1 + step), kGradientScale, {&gradient, 1});
     for (Ema& ema : emas) ema.update();
   }
   EXPECT_FALSE(at::equal(shard.master, initial));

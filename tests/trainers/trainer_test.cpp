@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
 #include "dist/simulated.h"
+#include "tests/support/lone_assembly.h"
 #include "tests/support/scratch.h"
 
 #include <ATen/ATen.h>
@@ -46,11 +47,12 @@ at::Tensor train(int ranks, const std::filesystem::path& folder,
   dist::simulate(ranks, [&](const dist::Communicator& world) {
     Trainer(recipe(sets), world, RunDirectory(folder)).run();
   });
-  Assembly assembly(recipe(sets), Materialise::weights);
+  testing::LoneAssembly lone(recipe(sets));
+  Assembly& assembly = lone.assembly;
   TrainingState state = assembly.state();
   checkpoint::load(*checkpoint::newest(folder / "checkpoints"), state.visitor());
   std::vector<at::Tensor> flat;
-  for (const auto& parameter : assembly.parameters)
+  for (const auto& parameter : assembly.engine.parameters())
     flat.push_back(parameter.tensor.detach().flatten());
   return at::cat(flat);
 }
@@ -124,7 +126,8 @@ TEST(Trainer, DivergenceIsAnErrorOfCodeSixOnEveryRank) {
   std::atomic<int> codes{0};
   dist::simulate(2, [&](const dist::Communicator& world) {
     try {
-      Trainer(recipe({"optim.learning_rate=1e308", "train.max_grad_norm=0", "task.dtype=float32"}),
+      Trainer(recipe({"optim.learning_rate=1e308", "train.max_grad_norm=0", "task.dtype=float32",
+                      "train.on_nonfinite=stop"}),
               world, RunDirectory(scratch.path()))
           .run();
     } catch (const Error& error) {
@@ -153,7 +156,8 @@ std::string agreed_error(ExitCode code, const std::filesystem::path& folder,
 
 TEST(Trainer, NotANumberNamesRankStepAndTensor) {
   const Scratch scratch;
-  const std::string message = agreed_error(ExitCode::numbers, scratch.path(), {"task.poisoned=7"});
+  const std::string message = agreed_error(ExitCode::numbers, scratch.path(),
+                                           {"task.poisoned=7", "train.on_nonfinite=stop"});
   EXPECT_NE(message.find("rank "), std::string::npos) << message;
   EXPECT_NE(message.find("step "), std::string::npos) << message;
   EXPECT_NE(message.find("x of sample 7"), std::string::npos) << message;
@@ -240,20 +244,6 @@ TEST(CheckRecipe, FindsWhatCannotBe) {
   EXPECT_NE(problem_of({}, 13).find("train.global_batch = 12"), std::string::npos);
   EXPECT_NE(problem_of({"train.stepz=3"}, 1).find("steps"), std::string::npos);
   EXPECT_NE(problem_of({"run.task=line_fitt"}, 1).find("line_fit"), std::string::npos);
-}
-
-TEST(PlanBuckets, CoverEveryParameterOnceFromTheLast) {
-  Assembly assembly(recipe({"task.inputs=100"}), Materialise::weights);  // 800 and 8 bytes
-  for (const std::int64_t bytes : {4, 100, 808, 1 << 20}) {
-    std::vector<std::size_t> seen;
-    for (const auto& bucket : plan_buckets(assembly.parameters, bytes)) {
-      EXPECT_FALSE(bucket.empty());
-      seen.insert(seen.end(), bucket.begin(), bucket.end());
-    }
-    EXPECT_EQ(seen, (std::vector<std::size_t>{1, 0}));
-  }
-  EXPECT_EQ(plan_buckets(assembly.parameters, 808).size(), 1u);
-  EXPECT_EQ(plan_buckets(assembly.parameters, 807).size(), 2u);
 }
 
 }  // namespace

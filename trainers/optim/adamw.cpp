@@ -56,7 +56,9 @@ AdamW::AdamW(std::vector<models::nn::NamedParameter> parameters, const AdamWOpti
   }
 }
 
-void AdamW::step(double learning_rate, double gradient_scale) {
+void AdamW::step(double learning_rate, double gradient_scale,
+                 std::span<const at::Tensor> gradients) {
+  TRESTLE_ASSERT(gradients.size() == parameters_.size(), "{} gradients", gradients.size());
   ++count_;
   const AdamWStep s{.learning_rate = learning_rate,
                     .gradient_scale = gradient_scale,
@@ -68,7 +70,7 @@ void AdamW::step(double learning_rate, double gradient_scale) {
                     .bias_correction2 = 1.0 - std::pow(options_.adam_beta2, double(count_))};
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     at::Tensor value = parameters_[i].tensor.detach();
-    const at::Tensor gradient = parameters_[i].tensor.grad().contiguous();
+    const at::Tensor gradient = gradients[i].contiguous();
     AT_DISPATCH_FLOATING_TYPES(value.scalar_type(), "adamw", [&] {
       adamw_update(value.mutable_data_ptr<scalar_t>(), gradient.const_data_ptr<scalar_t>(),
                    exp_avg_[i].mutable_data_ptr<scalar_t>(),

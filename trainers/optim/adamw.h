@@ -9,6 +9,7 @@
 #include <ATen/core/TensorBody.h>
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace trestle::trainers {
@@ -26,8 +27,8 @@ class AdamW {
  public:
   AdamW(std::vector<models::nn::NamedParameter> parameters, const AdamWOptions& options);
 
-  /// One step with this learning rate, reading each parameter's .grad times `gradient_scale`.
-  void step(double learning_rate, double gradient_scale);
+  /// One step with this learning rate and these gradients, by parameter, times `gradient_scale`.
+  void step(double learning_rate, double gradient_scale, std::span<const at::Tensor> gradients);
 
   /// Steps taken so far.
   std::int64_t count() const { return count_; }

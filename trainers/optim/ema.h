@@ -1,6 +1,6 @@
-// Exponential moving average of the parameters, with diffusers' ramp: after n updates the decay is
-// min(decay, (1 + n) / (10 + n)), so early averages are not ruled by the initial weights.
-// LOCAL. THREADS: one.
+// Exponential moving average of the parameters. By default with diffusers' ramp: after n updates
+// the decay is min(decay, (1 + n) / (10 + n)), so early averages are not ruled by the initial
+// weights. LOCAL. THREADS: one.
 #pragma once
 #include "checkpoint/state_tree.h"
 #include "configs/describe.h"
@@ -9,13 +9,21 @@
 #include <ATen/core/TensorBody.h>
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace trestle::trainers {
 
 struct EmaOptions {  // [ema]
   bool enabled = true;
+  std::string schedule = "ramp";
   double decay = 0.9999;
+  double min_decay = 0;
+  double inv_gamma = 1;
+  double power = 2.0 / 3;
+
+  /// Of the update that comes after `updates` others.
+  double decay_after(std::int64_t updates) const;
   void describe(configs::Fields& fields);
 };
 

@@ -1,0 +1,165 @@
+// The engine against the plain step over random models, and its shard modes against each other.
+#include "trainers/engine.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "dist/simulated.h"
+#include "tests/trainers/random_task.h"
+#include "trainers/paranoid.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <mutex>
+
+namespace trestle::trainers {
+namespace {
+
+using testing::RandomTask;
+using testing::RandomTaskOptions;
+
+struct Trial {
+  RandomTaskOptions model;
+  int ranks = 2;
+  dist::ShardMode shard = dist::ShardMode::optimizer;
+  dist::WireDtype wire = dist::WireDtype::sum;
+  std::int64_t global_batch = 10, micro_batch = 5, steps = 3;
+  std::int64_t bucket_bytes = 3000;
+  bool paranoid = true;
+};
+
+struct Result {
+  std::vector<at::Tensor> parameters;
+  std::vector<double> losses, norms;
+  std::vector<std::string> not_finite;
+};
+
+/// What every rank has in the end; they must agree.
+Result run(const Trial& trial) {
+  set_log_level(LogLevel::error);
+  Result result;
+  std::mutex mutex;
+  dist::simulate(trial.ranks, [&](const dist::Communicator& world) {
+    RandomTask task(trial.model);
+    const auto gradients = dist::make_collectives(world), plain = dist::make_collectives(world);
+    const EngineOptions options{.reducer = {.shard = trial.shard, .wire = trial.wire},
+                                .bucket_bytes = trial.bucket_bytes,
+                                .max_grad_norm = 0.5,
+                                .optim = {.learning_rate = 0.01},
+                                .ema = {}};
+    Engine engine(task, *gradients, options);
+    Paranoid paranoid(task, engine, *plain, options);
+    const data::Dataset& points = task.dataset(Split::train);
+    const data::Sampler sampler(3, points.size());
+    const data::BatchPlan plan(trial.global_batch, trial.micro_batch, world.rank(), world.size());
+    const Draws draws(3);
+    data::BadSamples bad(0);
+    Result mine;
+    for (std::int64_t step = 0; step < trial.steps; ++step) {
+      const KindCounts kinds = count_kinds(points, sampler, plan.global_batch({step}));
+      std::int64_t micro = 0;
+      const StepInputs inputs{.step = {step},
+                              .draws = draws,
+                              .kinds = kinds,
+                              .micro_steps = plan.micro_steps(),
+                              .next_batch =
+                                  [&] {
+                                    const auto positions = plan.micro_batch({step}, micro++);
+                                    std::vector<data::SampleId> ids;
+                                    for (const auto p : positions) ids.push_back(sampler.at(p));
+                                    if (ids.empty()) return data::Batch{};
+                                    data::Batch batch = points.load(ids);
+                                    batch.positions = positions;
+                                    return batch;
+                                  },
+                              .bad_samples = bad};
+      const StepReport report = trial.paranoid ? paranoid.step(inputs) : engine.step(inputs);
+      mine.losses.push_back(report.loss);
+      mine.norms.push_back(report.grad_norm);
+      mine.not_finite.push_back(report.not_finite);
+    }
+    engine.wait();
+    for (const auto& parameter : engine.parameters())
+      mine.parameters.push_back(parameter.tensor.detach().clone());
+    const std::lock_guard lock(mutex);
+    if (result.parameters.empty()) result = mine;
+    for (std::size_t i = 0; i < mine.parameters.size(); ++i)
+      EXPECT_TRUE(at::equal(mine.parameters[i], result.parameters[i])) << "rank " << world.rank();
+    EXPECT_EQ(mine.losses, result.losses);
+    EXPECT_EQ(mine.not_finite, result.not_finite);
+  });
+  return result;
+}
+
+void expect_equal_bits(const Result& a, const Result& b, const std::string& where) {
+  ASSERT_EQ(a.parameters.size(), b.parameters.size());
+  for (std::size_t i = 0; i < a.parameters.size(); ++i)
+    EXPECT_TRUE(at::equal(a.parameters[i], b.parameters[i])) << where << ", parameter " << i;
+  EXPECT_EQ(a.losses, b.losses) << where;
+  EXPECT_EQ(a.norms, b.norms) << where;
+}
+
+TEST(Engine, EqualsThePlainStepOverRandomModels) {
+  for (unsigned seed = 1; seed <= 8; ++seed) {
+    for (int ranks = 1; ranks <= 5; ++ranks) {
+      Trial trial{.model = {.seed = seed}, .ranks = ranks, .global_batch = 2 * ranks};
+      trial.micro_batch = 2;
+      const Result none = run((trial.shard = dist::ShardMode::none, trial));
+      const Result optimizer = run((trial.shard = dist::ShardMode::optimizer, trial));
+      const Result gradients = run((trial.shard = dist::ShardMode::gradients, trial));
+      const std::string where = fmt::format("seed {}, {} ranks", seed, ranks);
+      expect_equal_bits(none, optimizer, where);
+      expect_equal_bits(none, gradients, where);
+    }
+  }
+}
+
+TEST(Engine, EqualsThePlainStepWithMicroBatchesAndUnevenShares) {
+  for (const auto shard :
+       {dist::ShardMode::none, dist::ShardMode::optimizer, dist::ShardMode::gradients}) {
+    for (unsigned seed = 11; seed <= 14; ++seed)
+      run({.model = {.seed = seed, .dtypes = {at::kFloat, at::kDouble}},
+           .ranks = 3,
+           .shard = shard,
+           .global_batch = 7,
+           .micro_batch = 1});
+  }
+}
+
+TEST(Engine, BucketSizesChangeNothing) {
+  const Result small = run({.model = {.seed = 21}, .bucket_bytes = 4});
+  const Result large = run({.model = {.seed = 21}, .bucket_bytes = 1 << 20});
+  expect_equal_bits(small, large, "buckets");
+}
+
+TEST(Engine, ABf16WireRoundsContributionsNotSums) {
+  const RandomTaskOptions model{.seed = 31, .dtypes = {at::kFloat}};
+  for (const auto shard :
+       {dist::ShardMode::none, dist::ShardMode::optimizer, dist::ShardMode::gradients}) {
+    const Result rounded = run({.model = model, .shard = shard, .wire = dist::WireDtype::bf16});
+    const Result exact = run({.model = model, .shard = shard});
+    EXPECT_NE(rounded.norms, exact.norms);
+    EXPECT_NEAR(rounded.norms[0] / exact.norms[0], 1, 2e-3);
+  }
+}
+
+TEST(Engine, OverflowSkipsTheStepAndNamesWhatOverflowed) {
+  const Trial trial{.model = {.seed = 41, .dtypes = {at::kFloat}, .scale = 1e300}};
+  const Result result = run(trial);
+  const Result untouched = [&] {
+    Trial still = trial;
+    still.steps = 0;
+    return run(still);
+  }();
+  for (std::size_t i = 0; i < result.parameters.size(); ++i)
+    EXPECT_TRUE(at::equal(result.parameters[i], untouched.parameters[i]));
+  for (std::size_t step = 0; step < result.not_finite.size(); ++step) {
+    EXPECT_NE(result.not_finite[step].find(fmt::format("rank 0: step {}: the gradient of p", step)),
+              std::string::npos)
+        << result.not_finite[step];
+  }
+}
+
+}  // namespace
+}  // namespace trestle::trainers

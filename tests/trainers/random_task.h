@@ -1,0 +1,118 @@
+// A model that nobody would train, drawn from a seed: parameters of odd sizes and several dtypes in
+// several groups, some used twice, some by no loss, some by some samples only.
+#pragma once
+#include "trainers/task.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace trestle::testing {
+
+struct RandomTaskOptions {
+  unsigned seed = 1;
+  std::vector<at::ScalarType> dtypes = {at::kFloat, at::kDouble, at::kBFloat16};
+  /// A parameter that only samples of an odd id use, so that ranks differ in what they use.
+  bool sometimes_used = true;
+  double scale = 1;  ///< of the loss; a huge one overflows
+};
+
+class RandomTask : public trainers::Task {
+ public:
+  static constexpr std::int64_t kWidth = 16;
+
+  explicit RandomTask(const RandomTaskOptions& options) : options_(options) {
+    std::mt19937 bits(options.seed);
+    const auto below = [&](std::int64_t n) { return std::int64_t(bits() % std::uint64_t(n)); };
+    const std::int64_t count = 3 + below(9), groups = 1 + below(3);
+    const Draws draws(options.seed);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t sizes[] = {1, 3, 255, 256, 257, 700, 2000};
+      const std::string name = "p" + std::to_string(i);
+      const auto dtype = options.dtypes[std::size_t(below(std::int64_t(options.dtypes.size())))];
+      Use use{
+          .parameter =
+              draws.normal(Purpose(name), {sizes[below(7)]}, at::TensorOptions().dtype(at::kDouble))
+                  .to(dtype)
+                  .requires_grad_(true),
+          .name = name,
+          .group = below(groups),
+          .times = i == 0 ? 1 : std::min<std::int64_t>(below(4), 2),
+          .odd_only = options.sometimes_used && i == count - 1,
+          .picks = {}};
+      for (std::int64_t k = 0; k < 2; ++k) {
+        std::vector<std::int64_t> picks;
+        for (std::int64_t j = 0; j < kWidth; ++j) picks.push_back(below(use.parameter.numel()));
+        use.picks.push_back(at::tensor(picks, at::kLong));
+      }
+      uses_.push_back(std::move(use));
+    }
+  }
+
+  std::vector<trainers::ParameterGroup> groups() override {
+    std::vector<trainers::ParameterGroup> groups;
+    for (std::int64_t g = 0; g < 3; ++g) {
+      trainers::ParameterGroup group{.name = "g" + std::to_string(g), .parameters = {}};
+      for (const Use& use : uses_) {
+        if (use.group == g) group.parameters.push_back({use.name, use.parameter});
+      }
+      if (!group.parameters.empty()) groups.push_back(std::move(group));
+    }
+    return groups;
+  }
+
+  const data::Dataset& dataset(trainers::Split) override { return points_; }
+
+  trainers::LossReport loss(const trainers::Objective&, const data::Batch& batch,
+                            const trainers::StepContext&) override {
+    const at::Tensor x = batch.tensor("x");
+    at::Tensor per_sample = at::zeros({batch.size()}, at::kDouble);
+    for (const Use& use : uses_) {
+      const bool any_odd = std::ranges::any_of(batch.ids, [](auto id) { return id % 2 == 1; });
+      if (use.odd_only && !any_odd) continue;
+      for (std::int64_t k = 0; k < use.times; ++k) {
+        const at::Tensor row = use.parameter.index_select(0, use.picks[std::size_t(k)]);
+        // In the parameter's own dtype, so that a bf16 one has gradients that bf16 arithmetic made.
+        const at::Tensor term = at::tanh(x.to(use.parameter.scalar_type()) * row).sum(1);
+        per_sample = per_sample + options_.scale * term.to(at::kDouble);
+      }
+    }
+    return {.terms = {{.name = "all", .per_sample = per_sample}}};
+  }
+
+  std::vector<formats::Picture> sample(const trainers::SampleRequest&, const Draws&) override {
+    return {};
+  }
+
+ private:
+  class Points : public data::Dataset {
+   public:
+    std::int64_t size() const override { return 40; }
+    data::Batch load(std::span<const data::SampleId> ids) const override {
+      std::vector<Position> rows;
+      for (const auto id : ids) rows.push_back({id});
+      data::Batch batch;
+      batch.ids.assign(ids.begin(), ids.end());
+      batch.tensors = {{"x", Draws(5).normal(rows, Purpose("x"), {kWidth}, at::kDouble)}};
+      return batch;
+    }
+  };
+
+  struct Use {
+    at::Tensor parameter;
+    std::string name;
+    std::int64_t group, times;
+    bool odd_only;
+    std::vector<at::Tensor> picks;
+  };
+
+  RandomTaskOptions options_;
+  Points points_;
+  std::vector<Use> uses_;
+};
+
+}  // namespace trestle::testing

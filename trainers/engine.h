@@ -1,0 +1,89 @@
+// The training step that runs: gradients reduced while backward runs, optimizer state and averages
+// sharded over ranks, parameters gathered while the next batch is fetched. plain_step.h is its
+// definition; here is the fast way to the same bits.
+//
+//   Engine engine(task, *collectives, EngineOptions::of(recipe));
+//   StepReport report = engine.step({.step = step, ...});
+//   engine.state(root);                  // to save and load; after loading: engine.publish()
+//
+// COLLECTIVE: every rank calls step(), publish() and what shows averages, at the same points.
+// THREADS: one. STREAM: the current one (CPU so far).
+#pragma once
+#include "checkpoint/state_tree.h"
+#include "configs/recipe.h"
+#include "dist/collectives.h"
+#include "dist/gradient_reducer.h"
+#include "trainers/optim/adamw.h"
+#include "trainers/optim/ema.h"
+#include "trainers/step.h"
+#include "trainers/task.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace trestle::trainers {
+
+struct EngineOptions {
+  dist::ReducerOptions reducer;
+  std::int64_t bucket_bytes = 0;  ///< 0: see BucketOptions
+  double max_grad_norm = 0;       ///< 0: no clipping
+  AdamWOptions optim;
+  EmaOptions ema;
+
+  static EngineOptions of(const configs::Recipe& recipe);
+};
+
+class Engine {
+ public:
+  /// LOCAL. The parameters of the task's groups move into flat buffers. Task and collectives
+  /// outlive the engine.
+  Engine(Task& task, dist::Collectives& collectives, const EngineOptions& options);
+  Engine(Engine&&) noexcept;
+  ~Engine();
+
+  /// Forward and backward over this rank's micro batches, sums over all ranks, clipping, optimizer,
+  /// averages. An error on any rank is thrown on every rank before parameters change. Where a
+  /// number is not finite nothing is updated, and the report says which.
+  StepReport step(const StepInputs& inputs);
+
+  /// The parameters are whole: what the last step still gathers has come. COLLECTIVE.
+  void wait();
+
+  /// Names as in checkpoints: model/..., optim/..., ema/.... What a rank holds of each.
+  void state(checkpoint::Scope& root);
+  /// After state() has loaded masters: the parameters follow.
+  void publish();
+
+  /// While one lives, the parameters hold a moving average (the masters where none is kept). Made
+  /// COLLECTIVELY; its end is LOCAL, and the parameters are whole again in the next step.
+  class Averaged {
+   public:
+    explicit Averaged(Engine& engine, std::size_t average = 0);
+    ~Averaged();
+    Averaged(const Averaged&) = delete;
+    Averaged& operator=(const Averaged&) = delete;
+
+   private:
+    Engine& engine_;
+  };
+
+  /// All parameters of all groups, under their export names.
+  const std::vector<NamedParameter>& parameters() const;
+  std::size_t buckets() const;
+  /// This rank's sums of gradients and its masters after a step, by bucket, with what they are of:
+  /// for comparison.
+  struct HeldPiece {
+    std::string parameter;
+    std::int64_t begin = 0;  ///< of the flattened parameter
+    at::Tensor gradient, master;
+  };
+  std::vector<HeldPiece> held() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace trestle::trainers

@@ -1,0 +1,45 @@
+// The plain step beside the engine: every step is made twice, from the same weights and data, and
+// what both make of it is compared: sums of gradients and masters, element by element.
+//
+//   Paranoid paranoid(task, engine, plain_collectives, options);
+//   checkpoint::load(folder, paranoid.visitor(), Unnamed::ignore);   // when a run resumes
+//   StepReport report = paranoid.step(inputs);                       // instead of engine.step()
+//
+// Equal bits are demanded where both sum in the same order: one micro batch a step (or no
+// shard = "gradients"), gradients that travel in what they are summed in. Otherwise max |a - b| <=
+// 1e-6 max |b|, and 2e-2 with bf16 on the wire.
+// COLLECTIVE. THREADS: one. ERRORS: ExitCode::numbers on every rank, naming rank, step and
+// parameter.
+#pragma once
+#include "trainers/engine.h"
+#include "trainers/plain_step.h"
+
+#include <vector>
+
+namespace trestle::trainers {
+
+class Paranoid {
+ public:
+  /// Shadows the engine's state as it is now. `plain` is a channel of its own.
+  Paranoid(Task& task, Engine& engine, dist::Collectives& plain, const EngineOptions& options);
+
+  StepReport step(const StepInputs& inputs);
+
+  /// Masters and moments of the plain side, under the names of the engine's.
+  checkpoint::Visitor visitor();
+
+ private:
+  void compare(const StepInputs& inputs, const std::vector<at::Tensor>& gradients,
+               const StepReport& plain, const StepReport& fast) const;
+
+  Task& task_;
+  Engine& engine_;
+  dist::Collectives& plain_;
+  EngineOptions options_;
+  Objective objective_;
+  std::vector<NamedParameter> masters_;
+  AdamW optimizer_;
+  Ema no_average_;
+};
+
+}  // namespace trestle::trainers
