@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/torch/finite.h"
+#include "dist/same_parameters.h"
 #include "trainers/optim/ema_decay.h"
 #include "trainers/optim/fused_adamw.h"
 #include "trainers/optim/gradient_norm.h"
@@ -306,6 +307,12 @@ void Engine::state(checkpoint::Scope& root) {
     root.child("ema").number("count", updates);
   }
   for (ShardedGroup& group : impl_->groups) group.state(root);
+}
+
+void Engine::require_same_parameters(std::string_view when, ExitCode code) {
+  impl_->wait();
+  for (ShardedGroup& group : impl_->groups)
+    dist::require_same_parameters(impl_->world(), group.flat().leaves(), when, code);
 }
 
 void Engine::wait() { impl_->wait(); }

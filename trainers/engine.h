@@ -69,6 +69,9 @@ class Engine {
     Engine& engine_;
   };
 
+  /// COLLECTIVE. Throws AgreedError(code) where ranks hold different parameters, bit for bit.
+  void require_same_parameters(std::string_view when, ExitCode code);
+
   /// All parameters of all groups, under their export names.
   const std::vector<NamedParameter>& parameters() const;
   std::size_t buckets() const;

@@ -62,6 +62,12 @@ void DistOptions::describe(configs::Fields& f) {
            .unit = "bytes",
            .min = 0,
            .may_change = true});
+  f.field("verify_every", verify_every,
+          {.help = "steps between comparisons of all ranks' parameters, bit for bit (a digest of "
+                   "them; one is always made at the start); 0: no others",
+           .unit = "steps",
+           .min = 0,
+           .may_change = true});
   f.field("paranoid", paranoid,
           {.help = "make each step a second time, plainly (synchronous, unsharded), and compare "
                    "gradients and weights; slow, and holds the state twice",

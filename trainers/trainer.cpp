@@ -170,6 +170,7 @@ void Trainer::train() {
   log_debug("{} loader threads read up to {} micro batches ahead", loading.workers,
             loading.prefetch);
 
+  assembly_.engine.require_same_parameters("at the start", ExitCode::environment);
   if (grid_is_missing()) make_grid();  // the run was stopped before or while they were made
 
   const double wall_before = counters.wall_s;
@@ -219,6 +220,11 @@ void Trainer::train() {
                               settings_.stop.requested()
                                   ? "stopped by " + signal_name(settings_.stop.signal())
                                   : "stopped, because a signal asked another rank to");
+    }
+    if (due(dist_.verify_every, counters.step)) {
+      assembly_.engine.require_same_parameters(fmt::format("after step {}", step.value),
+                                               ExitCode::numbers);
+      log_debug("all ranks hold the same parameters after step {}", step.value);
     }
     if (due(checkpoint_.every, counters.step) && !last) save(SaveKind::periodic);
     if (due(sample_.every, counters.step) && !last) make_grid();
