@@ -95,6 +95,7 @@ struct DescribedOption {
   std::vector<std::string> choices;
   std::optional<Condition> needs;
   bool may_change = false;
+  std::string inherits;  ///< the section whose key of this name gives the value where none is said
 
   std::string name() const;     ///< "optim.learning_rate"; the key alone outside any section
   std::string type() const;     ///< "integer", "list of strings", "number or none"

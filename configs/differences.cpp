@@ -24,9 +24,12 @@ class Resolved {
 
   /// As the option would hold it, so that 1 and 1.0 are one number. What an older version allowed
   /// and this one does not stays as it was said.
-  std::string value_of(const DescribedOption& option) const {
+  std::string value_of(const DescribedOption& option, const Schema& schema) const {
     const Entry* entry = find(option.section, option.key);
-    if (!entry) return option.default_text;
+    if (!entry) {
+      const DescribedOption* inherited = schema.inherited(option);
+      return inherited ? value_of(*inherited, schema) : option.default_text;
+    }
     const Checked result = checked(option, entry->value, Dialect::toml);
     return to_toml(result.problem.empty() ? result.value : entry->value);
   }
@@ -51,7 +54,7 @@ std::vector<RecipeDifference> differences(std::string_view resolved_toml_before,
     if (difference.before != difference.now) found.push_back(std::move(difference));
   };
   for (const DescribedOption& option : schema.options()) {
-    compare({option.name(), before.value_of(option), now.value_of(option), option.may_change});
+    compare({option.name(), before.value_of(option, schema), now.value_of(option, schema), option.may_change});
   }
   for (const Entry& entry : before.entries()) {
     if (schema.find(entry.section, entry.key)) continue;

@@ -98,9 +98,12 @@ const Entry* Recipe::Data::find(std::string_view section, std::string_view key) 
   return it == entries.end() ? nullptr : &*it;
 }
 
-std::string Recipe::Data::value_of(const DescribedOption& option) const {
+std::string Recipe::Data::value_of(const DescribedOption& option, const Schema& schema) const {
   const Entry* entry = find(option.section, option.key);
-  if (!entry) return option.default_text;
+  if (!entry) {
+    const DescribedOption* inherited = schema.inherited(option);
+    return inherited ? value_of(*inherited, schema) : option.default_text;
+  }
   const Checked result = checked(option, entry->value, Dialect::toml);
   return result.problem.empty() ? to_toml(result.value) : "";
 }
@@ -166,7 +169,7 @@ std::vector<Explained> Recipe::explain(const Schema& schema) const {
   std::vector<Explained> all;
   for (const DescribedOption& option : schema.options()) {
     Explained one{.key = option.name(),
-                  .value = data_->value_of(option),
+                  .value = data_->value_of(option, schema),
                   .source = "default",
                   .default_value = option.default_text,
                   .type = option.type(),
@@ -180,7 +183,7 @@ std::vector<Explained> Recipe::explain(const Schema& schema) const {
     }
     if (option.needs) {
       one.needs = option.needs->text();
-      one.has_effect = data_->value_of(schema.needed_by(option)) == option.needs->value_text();
+      one.has_effect = data_->value_of(schema.needed_by(option), schema) == option.needs->value_text();
     }
     all.push_back(std::move(one));
   }

@@ -52,6 +52,14 @@ class Recipe {
     return options;
   }
 
+  /// A section over another's values: what [name] does not say is as in [inherits].
+  template <class Options>
+  Options overlay(std::string_view name, std::string_view inherits) const {
+    auto options = section<Options>(inherits);
+    fill(name, [&](Fields& fields) { options.describe(fields); });
+    return options;
+  }
+
   /// Unknown sections and keys (with the nearest known one), ill-typed values, and keys that were
   /// set though nothing reads them, one a line.
   void check(const Schema& schema) const;

@@ -88,7 +88,7 @@ void Recipe::check(const Schema& schema) const {
         option ? checked(*option, entry.value, Dialect::toml).problem : key_problem(schema, entry);
     if (problem.empty() && option && option->needs) {
       const DescribedOption& needed = schema.needed_by(*option);
-      const std::string found = data_->value_of(needed);
+      const std::string found = data_->value_of(needed, schema);
       const bool judged = !found.empty();  // an ill-typed value has a line of its own
       if (judged && found != option->needs->value_text() &&
           !switched_off(entry, data_->find(needed.section, needed.key))) {

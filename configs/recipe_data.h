@@ -16,7 +16,7 @@ struct Recipe::Data {
 
   const Entry* find(std::string_view section, std::string_view key) const;
   /// Effective, as a recipe writes it; empty where what was said is not allowed.
-  std::string value_of(const DescribedOption& option) const;
+  std::string value_of(const DescribedOption& option, const Schema& schema) const;
 };
 
 }  // namespace trestle::configs

@@ -60,12 +60,23 @@ std::vector<std::string> Schema::keys(std::string_view section) const {
   return keys;
 }
 
-void Schema::add(const std::string& name, const std::function<void(Fields&)>& describe) {
+const DescribedOption* Schema::inherited(const DescribedOption& option) const {
+  if (option.inherits.empty()) return nullptr;
+  const DescribedOption* from = find(option.inherits, option.key);
+  TRESTLE_ASSERT(from, "{} inherits from a described option", option.name());
+  return from;
+}
+
+void Schema::add(const std::string& name, const std::function<void(Fields&)>& describe,
+                 const std::string& inherits) {
   Collector collector(name);
   describe(collector);
   if (!has_section(name)) sections_.push_back(name);
   for (DescribedOption& option : collector.options) {
     TRESTLE_ASSERT(!find(name, option.key), "{} is described once", option.name());
+    TRESTLE_ASSERT(inherits.empty() || !option.needs, "{} needs nothing", option.name());
+    option.inherits = inherits;
+    if (!inherits.empty()) option.default_text = fmt::format("as {}.{}", inherits, option.key);
     // Behind the section's last option, so that a shared section stays in one piece.
     const auto last = std::find_if(options_.rbegin(), options_.rend(),
                                    [&](const auto& other) { return other.section == name; });

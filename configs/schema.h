@@ -26,6 +26,13 @@ class Schema {
     add(name, [](Fields& fields) { Options().describe(fields); });
   }
 
+  /// A section that says again what another says, for a part of it: [optim.lora] over [optim]. What
+  /// it leaves out is as in the section `inherits`.
+  template <class Options>
+  void overlay(const std::string& name, const std::string& inherits) {
+    add(name, [](Fields& fields) { Options().describe(fields); }, inherits);
+  }
+
   /// In the order of description; options of one section stand together.
   const std::vector<DescribedOption>& options() const { return options_; }
   /// In the order of their first description.
@@ -33,13 +40,16 @@ class Schema {
 
   bool has_section(std::string_view name) const;
   const DescribedOption* find(std::string_view section, std::string_view key) const;
+  /// Where an option that nobody says has its value from; null: its own default.
+  const DescribedOption* inherited(const DescribedOption& option) const;
   /// The option that `option.needs` names; a need that no recipe can meet, or one of an option that
   /// has needs itself, is a bug (std::logic_error).
   const DescribedOption& needed_by(const DescribedOption& option) const;
   std::vector<std::string> keys(std::string_view section) const;
 
  private:
-  void add(const std::string& name, const std::function<void(Fields&)>& describe);
+  void add(const std::string& name, const std::function<void(Fields&)>& describe,
+           const std::string& inherits = "");
 
   std::vector<DescribedOption> options_;
   std::vector<std::string> sections_;

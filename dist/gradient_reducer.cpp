@@ -67,18 +67,16 @@ constexpr std::size_t kPoolDepth = 4;
 
 class GradientReducer::Impl {
  public:
-  Impl(std::vector<FlatGroup*> groups, Collectives& collectives, const ReducerOptions& options,
-       std::vector<Part>& parts)
+  Impl(const std::vector<ReducedGroup>& groups, Collectives& collectives,
+       const ReducerOptions& options, std::vector<Part>& parts)
       : options_(options), collectives_(collectives), parts_(parts) {
-    for (FlatGroup* flat : groups) {
-      Group& group = groups_.emplace_back(*flat);
+    for (const auto& [flat, whole] : groups) {
+      Group& group = groups_.emplace_back(*flat, whole || options_.shard == ShardMode::none);
       const BucketPlan& plan = flat->plan();
       group.leaves.resize(flat->leaves().size());
       group.buckets.resize(plan.buckets().size());
-      if (options_.shard == ShardMode::gradients)
-        group.sums = at::zeros({plan.numel() / ranks()}, flat->sum_dtype());
-      else
-        group.sums = at::zeros({plan.numel()}, flat->sum_dtype());
+      const bool shards_only = pooled() && !group.whole;
+      group.sums = at::zeros({plan.numel() / (shards_only ? ranks() : 1)}, flat->sum_dtype());
     }
     for (std::size_t g = 0; g < groups_.size(); ++g) add_hooks(g);
     active_.assign(groups_.size(), true);
@@ -155,12 +153,12 @@ class GradientReducer::Impl {
       if (reduces_in(micro_)) start_rest();
     }
     for (const Part& part : parts_) retire(part);
-    if (options_.shard == ShardMode::none && options_.wire == WireDtype::bf16) gather_sums();
+    if (options_.wire == WireDtype::bf16) gather_sums();
     in_step_ = false;
     if (!counts_known_) learn_counts();
   }
 
-  bool must_count() const { return options_.shard == ShardMode::gradients && !counts_known_; }
+  bool must_count() const { return pooled() && !counts_known_; }
   bool has_late() const { return !late_.empty(); }
 
   std::vector<std::string> add_late() {
@@ -190,7 +188,7 @@ class GradientReducer::Impl {
 
   at::Tensor whole(const Part& part) const {
     const Bucket& bucket = bucket_of(part);
-    if (options_.shard == ShardMode::none)
+    if (groups_[part.group].whole)
       return groups_[part.group].sums.slice(0, bucket.begin, bucket.end);
     return own(part);
   }
@@ -198,7 +196,7 @@ class GradientReducer::Impl {
   at::Tensor own(const Part& part) const {
     const Group& group = groups_[part.group];
     const Bucket& bucket = bucket_of(part);
-    if (options_.shard == ShardMode::gradients) {
+    if (pooled() && !group.whole) {
       const std::int64_t begin = bucket.begin / ranks();
       return group.sums.slice(0, begin, begin + bucket.size() / ranks());
     }
@@ -239,16 +237,20 @@ class GradientReducer::Impl {
     at::Tensor wire;    ///< lent, where they travel in another dtype
     std::size_t leaves_done = 0;
     bool started = false, retired = false;
+    bool rounded = false;  ///< reduced from a wire of another dtype
     Work work;
   };
   struct Group {
-    explicit Group(FlatGroup& g) : flat(g) {}
+    Group(FlatGroup& f, bool w) : flat(f), whole(w) {}
     FlatGroup& flat;
+    bool whole;  ///< all sums on every rank
     std::vector<Leaf> leaves;
     std::vector<InFlight> buckets;
-    at::Tensor sums;  ///< flat; mode gradients: the shards only
+    at::Tensor sums;  ///< flat; in mode gradients only the shards, unless whole
   };
 
+  /// Gradients are gathered up in lent buffers, and each micro batch is reduced.
+  bool pooled() const { return options_.shard == ShardMode::gradients; }
   int ranks() const { return collectives_.communicator().size(); }
   int rank() const { return collectives_.communicator().rank(); }
   const Bucket& bucket_of(const Part& part) const {
@@ -256,7 +258,7 @@ class GradientReducer::Impl {
   }
   /// Micro batches are added up first, unless nobody may hold all gradients.
   bool reduces_in(std::int64_t micro) const {
-    return options_.shard == ShardMode::gradients || micro + 1 == micro_steps_;
+    return pooled() || micro + 1 == micro_steps_;
   }
 
   void add_hooks(std::size_t g) {
@@ -295,7 +297,7 @@ class GradientReducer::Impl {
         bucket.started = bucket.retired = false;
         bucket.leaves_done = 0;
       }
-      if (first_fill_ || options_.shard == ShardMode::gradients) {
+      if (first_fill_ || pooled()) {
         for (Leaf& leaf : group.leaves) leaf.filled = false;
       }
       for (Leaf& leaf : group.leaves) leaf.arrivals = 0;
@@ -304,7 +306,7 @@ class GradientReducer::Impl {
   }
 
   void next_micro() {
-    if (options_.shard == ShardMode::gradients) {
+    if (pooled()) {
       for (const Part& part : parts_) retire(part);
     }
     if (++micro_ < micro_steps_) begin_micro();
@@ -346,7 +348,7 @@ class GradientReducer::Impl {
     if (flight.buffer.defined()) return flight.buffer;
     const Group& group = groups_[part.group];
     const Bucket& bucket = bucket_of(part);
-    if (options_.shard == ShardMode::gradients) {
+    if (pooled()) {
       while (lent_.size() >= kPoolDepth && groups_[lent_[0].group].buckets[lent_[0].bucket].started)
         retire(lent_.front());
       flight.buffer = pool_of(group).lend(bucket.size()).slice(0, 0, bucket.size());
@@ -394,16 +396,21 @@ class GradientReducer::Impl {
 
     const std::string name = fmt::format("{} bucket {}", group.flat.name(), part.bucket);
     at::Tensor own = own_of(buffer);
-    if (options_.wire == WireDtype::bf16 && group.flat.sum_dtype() == at::kFloat) {
+    flight.rounded = rounds(group);
+    if (flight.rounded) {
       flight.wire = wire_pool_.lend(buffer.numel());
       at::Tensor wire = flight.wire.slice(0, 0, buffer.numel());
       wire.copy_(buffer);
       flight.work = collectives_.reduce_scatter(wire, own, ReduceOp::sum, name);
-    } else if (options_.shard == ShardMode::none) {
+    } else if (group.whole) {
       flight.work = collectives_.all_reduce(buffer, ReduceOp::sum, name);
     } else {
       flight.work = collectives_.reduce_scatter(buffer, own, ReduceOp::sum, name);
     }
+  }
+
+  bool rounds(const Group& group) const {
+    return options_.wire == WireDtype::bf16 && group.flat.sum_dtype() == at::kFloat;
   }
 
   at::Tensor own_of(const at::Tensor& buffer) const {
@@ -447,12 +454,15 @@ class GradientReducer::Impl {
     flight.retired = true;
     if (flight.wire.defined()) wire_pool_.take_back(std::move(flight.wire));
     flight.wire.reset();
-    if (options_.shard == ShardMode::gradients) {
-      at::Tensor sum = own(part);
+    if (pooled()) {
+      // With a rounded wire only the own slice is a sum yet; gather_sums() brings the others.
+      const bool summed = group.whole && !flight.rounded;
+      at::Tensor sum = summed ? whole(part) : own(part);
+      const at::Tensor arrived = summed ? flight.buffer : own_of(flight.buffer);
       if (micro_ == 0)
-        sum.copy_(own_of(flight.buffer));
+        sum.copy_(arrived);
       else
-        sum.add_(own_of(flight.buffer));
+        sum.add_(arrived);
       pool_of(group).take_back(std::move(flight.buffer));
       std::erase_if(
           lent_, [&](const Part& p) { return p.group == part.group && p.bucket == part.bucket; });
@@ -464,8 +474,7 @@ class GradientReducer::Impl {
   void add_to_sums(const Part& part, const Placement& place, const at::Tensor& sum) {
     const Group& group = groups_[part.group];
     const Bucket& bucket = bucket_of(part);
-    const bool whole_bucket = options_.shard == ShardMode::none;
-    const ElementSpan held = whole_bucket ? ElementSpan{bucket.begin, bucket.end}
+    const ElementSpan held = group.whole ? ElementSpan{bucket.begin, bucket.end}
                                           : group.flat.plan().shard(bucket, rank());
     const std::int64_t begin = std::max(held.begin, place.offset);
     const std::int64_t end = std::min(held.end, place.offset + place.numel);
@@ -478,7 +487,8 @@ class GradientReducer::Impl {
   void gather_sums() {
     std::vector<Work> works;
     for (const Part& part : parts_) {
-      if (groups_[part.group].flat.sum_dtype() != at::kFloat || ranks() == 1) continue;
+      const Group& group = groups_[part.group];
+      if (!group.whole || !rounds(group) || ranks() == 1) continue;
       at::Tensor all = whole(part);
       works.push_back(collectives_.all_gather(own(part), all, "gradient sums"));
     }
@@ -538,9 +548,9 @@ class GradientReducer::Impl {
   std::vector<Part> lent_;
 };
 
-GradientReducer::GradientReducer(std::vector<FlatGroup*> groups, Collectives& collectives,
-                                 const ReducerOptions& options)
-    : impl_(std::make_unique<Impl>(std::move(groups), collectives, options, parts_)) {}
+GradientReducer::GradientReducer(const std::vector<ReducedGroup>& groups,
+                                 Collectives& collectives, const ReducerOptions& options)
+    : impl_(std::make_unique<Impl>(groups, collectives, options, parts_)) {}
 GradientReducer::~GradientReducer() = default;
 
 void GradientReducer::begin_step(const StepPlan& plan) { impl_->begin_step(plan); }

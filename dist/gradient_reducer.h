@@ -3,7 +3,7 @@
 // reduce-scattered at once. Buckets start strictly in order of their index, so every rank issues
 // the same operations whatever order its gradients come in.
 //
-//   GradientReducer reducer({&group}, collectives, {.shard = ShardMode::optimizer});
+//   GradientReducer reducer({{&group}}, collectives, {.shard = ShardMode::optimizer});
 //   reducer.begin_step({.micro_steps = 3});
 //   for (micro batches) { reducer.begin_backward(); loss.backward(); reducer.end_backward(); }
 //   reducer.finish();                            // also after an error, so that no rank waits
@@ -48,6 +48,12 @@ struct ReducerOptions {
   WireDtype wire = WireDtype::sum;
 };
 
+/// One of the groups whose gradients are reduced together.
+struct ReducedGroup {
+  FlatGroup* flat = nullptr;
+  bool whole = false;  ///< every rank gets all of its sums, whatever the mode
+};
+
 /// A bucket of one of the groups.
 struct Part {
   std::size_t group = 0, bucket = 0;
@@ -56,7 +62,7 @@ struct Part {
 class GradientReducer {
  public:
   /// Groups and collectives outlive the reducer.
-  GradientReducer(std::vector<FlatGroup*> groups, Collectives& collectives,
+  GradientReducer(const std::vector<ReducedGroup>& groups, Collectives& collectives,
                   const ReducerOptions& options);
   ~GradientReducer();
   GradientReducer(const GradientReducer&) = delete;
@@ -90,7 +96,7 @@ class GradientReducer {
   /// In the order of reduction: what backward reaches last comes last. Without inactive groups.
   const std::vector<Part>& parts() const { return parts_; }
   /// After finish(), until the next begin_step: the sums in this rank's hands, of sum_dtype. Mode
-  /// none: the whole bucket; otherwise its shard.
+  /// none and whole groups: the whole bucket; otherwise its shard.
   at::Tensor gradients(const Part& part) const;
   /// This rank's shard of them in every mode.
   at::Tensor own_gradients(const Part& part) const;

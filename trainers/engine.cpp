@@ -7,6 +7,7 @@
 #include "trainers/optim/ema_decay.h"
 #include "trainers/optim/fused_adamw.h"
 #include "trainers/optim/gradient_norm.h"
+#include "trainers/optim/schedule.h"
 #include "trainers/options.h"
 #include "trainers/sharded_group.h"
 
@@ -57,140 +58,237 @@ std::map<at::ScalarType, std::vector<dist::NamedLeaf>> by_dtype(const ParameterG
 
 }  // namespace
 
-EngineOptions EngineOptions::of(const configs::Recipe& recipe) {
+EngineOptions EngineOptions::of(const configs::Recipe& recipe, Task& task) {
   const auto dist = recipe.section<DistOptions>("dist");
   const auto shard = std::ranges::find(kShardNames, dist.shard) - std::begin(kShardNames);
-  return {
+  EngineOptions options{
       .reducer = {.shard = static_cast<dist::ShardMode>(shard),
-                  .wire = dist.wire_dtype == "bf16" ? dist::WireDtype::bf16 : dist::WireDtype::sum},
+                  .wire =
+                      dist.wire_dtype == "bf16" ? dist::WireDtype::bf16 : dist::WireDtype::sum},
       .bucket_bytes = dist.bucket_bytes,
       .max_grad_norm = recipe.section<TrainOptions>("train").max_grad_norm,
-      .optim = recipe.section<AdamWOptions>("optim"),
-      .ema = recipe.section<EmaOptions>("ema")};
+      .ema = recipe.section<EmaOptions>("ema"),
+      .every_group = {},
+      .groups = {}};
+  for (const ParameterGroup& group : task.groups())
+    options.groups[group.name] = GroupOptions::of(recipe, group.name);
+  return options;
+}
+
+const GroupOptions& EngineOptions::of_group(const std::string& name) const {
+  const auto found = groups.find(name);
+  return found == groups.end() ? every_group : found->second;
 }
 
 struct Engine::Impl {
+  /// A parameter group, whose parameters of each dtype are a ShardedGroup.
+  struct Life {
+    ParameterGroup group;
+    GroupOptions options;
+    std::int64_t count = 0;  ///< steps of its optimizer
+    std::vector<std::size_t> parts;
+  };
+  /// An objective and what it trains.
+  struct Line {
+    Objective objective;
+    std::vector<std::size_t> lives;
+    std::vector<std::size_t> groups;  ///< the ShardedGroups, in the reducer's order
+    std::vector<NamedParameter> parameters;
+    std::unique_ptr<dist::GradientReducer> reducer;
+    std::vector<std::string> said_unused;
+    bool reduced = false;  ///< in the last step
+  };
+
   Impl(Task& task_, dist::Collectives& collectives_, EngineOptions options_)
       : task(task_), collectives(collectives_), options(std::move(options_)) {
-    const auto objectives = task.objectives();
-    TRESTLE_ASSERT(objectives.size() == 1, "{} objectives; the engine knows one",
-                   objectives.size());
-    objective = objectives.front();
-    const dist::BucketOptions buckets{.ranks = collectives.communicator().size(),
+    for (ParameterGroup& group : task.groups()) add_life(std::move(group));
+    for (const Objective& objective : task.objectives()) add_line(objective);
+    for (const Life& life : lives) {
+      const auto trains = [&](const Line& line) {
+        return std::ranges::count(line.objective.groups, life.group.name);
+      };
+      TRESTLE_ASSERT(std::ranges::count_if(lines, trains) == 1,
+                     "group {} is trained by {} objectives, not one", life.group.name,
+                     std::ranges::count_if(lines, trains));
+    }
+  }
+
+  void add_life(ParameterGroup group) {
+    parameters.insert(parameters.end(), group.parameters.begin(), group.parameters.end());
+    Life& life = lives.emplace_back();
+    life.options = options.of_group(group.name);
+    const dist::BucketOptions buckets{.ranks = world().size(),
                                       .element_bytes = 4,
                                       .bucket_bytes = options.bucket_bytes};
-    std::vector<dist::FlatGroup*> flats;
-    for (const ParameterGroup& group : task.groups()) {
-      parameters.insert(parameters.end(), group.parameters.begin(), group.parameters.end());
-      for (auto& [dtype, leaves] : by_dtype(group)) {
-        groups.emplace_back(
-            std::make_unique<dist::FlatGroup>(group.name, std::move(leaves), buckets),
-            std::make_unique<FusedAdamW>(options.optim), collectives,
-            ShardedGroupOptions{.shard = options.reducer.shard,
-                                .averages = options.ema.enabled && group.ema ? std::size_t{1} : 0});
-        flats.push_back(&groups.back().flat());
+    const auto shard = group.project ? dist::ShardMode::none : options.reducer.shard;
+    for (auto& [dtype, leaves] : by_dtype(group)) {
+      life.parts.push_back(groups.size());
+      groups.emplace_back(std::make_unique<dist::FlatGroup>(group.name, std::move(leaves), buckets),
+                          std::make_unique<FusedAdamW>(life.options.adamw), collectives,
+                          ShardedGroupOptions{
+                              .shard = shard,
+                              .averages = options.ema.enabled && group.ema ? std::size_t{1} : 0});
+    }
+    life.group = std::move(group);
+  }
+
+  void add_line(const Objective& objective) {
+    Line& line = lines.emplace_back();
+    line.objective = objective;
+    std::vector<dist::ReducedGroup> reduced;
+    for (std::size_t l = 0; l < lives.size(); ++l) {
+      const ParameterGroup& group = lives[l].group;
+      if (std::ranges::count(objective.groups, group.name) == 0) continue;
+      line.lives.push_back(l);
+      line.parameters.insert(line.parameters.end(), group.parameters.begin(),
+                             group.parameters.end());
+      for (const std::size_t g : lives[l].parts) {
+        line.groups.push_back(g);
+        reduced.push_back({.flat = &groups[g].flat(), .whole = bool(group.project)});
       }
     }
-    reducer.emplace(flats, collectives, options.reducer);
+    TRESTLE_ASSERT(line.lives.size() == objective.groups.size(),
+                   "objective {} trains groups that the task does not have", objective.name);
+    line.reducer = std::make_unique<dist::GradientReducer>(reduced, collectives, options.reducer);
   }
 
   const dist::Communicator& world() const { return collectives.communicator(); }
 
   StepReport step(const StepInputs& inputs) {
-    reducer->begin_step({.micro_steps = inputs.micro_steps});
+    std::vector<Line*> due;
+    for (Line& line : lines) {
+      line.reduced = line.objective.due(inputs.step) && is_active(line, inputs.step);
+      if (line.reduced) due.push_back(&line);
+    }
+    TRESTLE_ASSERT(!due.empty(), "no objective trains anything in step {}", inputs.step.value);
+    MicroBatches batches(inputs.next_batch, /*keep=*/due.size() > 1);
+    StepReport report;
+    for (Line* line : due) report.objectives.push_back(step(*line, inputs, batches, report.stop));
+    return report;
+  }
+
+  bool is_active(const Line& line, Step step) const {
+    return std::ranges::any_of(line.lives,
+                               [&](std::size_t l) { return lives[l].group.active.contains(step); });
+  }
+
+  /// Only what this line trains now takes part in autograd.
+  void choose_leaves(const Line& line, Step step) {
+    for (std::size_t l = 0; l < lives.size(); ++l) {
+      const bool trained = std::ranges::count(line.lives, l) > 0 &&
+                           lives[l].group.active.contains(step);
+      for (const auto& leaf : lives[l].group.parameters) {
+        if (leaf.tensor.requires_grad() != trained) leaf.tensor.requires_grad_(trained);
+      }
+    }
+  }
+
+  ObjectiveReport step(Line& line, const StepInputs& inputs, MicroBatches& batches, bool& stop) {
+    std::vector<bool> active;
+    for (const std::size_t l : line.lives) {
+      for (std::size_t i = 0; i < lives[l].parts.size(); ++i)
+        active.push_back(lives[l].group.active.contains(inputs.step));
+    }
+    choose_leaves(line, inputs.step);
+    line.reducer->begin_step({.micro_steps = inputs.micro_steps, .active = std::move(active)});
     wait();
     Tally tally;
     std::string problem;  // this rank's, with a number that is not finite
     std::exception_ptr failure;
     try {
-      problem = run_micro_batches(inputs, tally.loss);
+      problem = run_micro_batches(line, inputs, batches, tally.loss);
     } catch (...) {
       failure = std::current_exception();
     }
-    reducer->finish();  // whatever happened: others wait for this rank's part
-    if (problem.empty() && !reducer->not_finite().empty())
+    line.reducer->finish();  // whatever happened: others wait for this rank's part
+    if (problem.empty() && !line.reducer->not_finite().empty())
       problem = fmt::format("the gradient of {} is not finite (though the loss is)",
-                            reducer->not_finite());
+                            line.reducer->not_finite());
     tally.flags = {inputs.stop.requested(), inputs.bad_samples.has_news(), failure != nullptr,
-                   !problem.empty(), reducer->has_late()};
-    add_squares_of(tally.squares);
+                   !problem.empty(), line.reducer->has_late()};
+    add_squares_of(line, tally.squares);
     tally.sum_over(world());
     if (tally.flags[Tally::failed] > 0) world().agree(failure);
-    if (tally.flags[Tally::late] > 0) tally.squares = add_late(inputs.step);
+    if (tally.flags[Tally::late] > 0) tally.squares = add_late(line, inputs.step);
 
-    StepReport report;
-    report.loss = tally.loss.value();
-    report.grad_norm = std::sqrt(tally.squares.value());
-    report.stop = tally.flags[Tally::stop] > 0;
-    for (const auto& line : inputs.bad_samples.merge(world(), tally.flags[Tally::bad_news] > 0)) {
-      log_common_warning(line);
+    ObjectiveReport report{.name = line.objective.name,
+                           .loss = tally.loss.value(),
+                           .grad_norm = std::sqrt(tally.squares.value()),
+                           .not_finite = {}};
+    stop = stop || tally.flags[Tally::stop] > 0;
+    for (const auto& text :
+         inputs.bad_samples.merge(world(), tally.flags[Tally::bad_news] > 0)) {
+      log_common_warning(text);
     }
-    say_unused();
+    say_unused(line);
     if (tally.flags[Tally::not_finite] > 0 || !std::isfinite(report.loss) ||
         !std::isfinite(report.grad_norm)) {
-      report.not_finite = describe_not_finite(inputs.step, problem, report);
+      report.not_finite = describe_not_finite(line, inputs.step, problem, report);
       return report;
     }
-    update(inputs, clip_factor(options.max_grad_norm, report.grad_norm));
+    update(line, inputs, clip_factor(options.max_grad_norm, report.grad_norm));
     return report;
   }
 
   /// Forward and backward; returns what is not finite here.
-  std::string run_micro_batches(const StepInputs& inputs, ExactSum& loss_sum) {
+  std::string run_micro_batches(Line& line, const StepInputs& inputs, MicroBatches& batches,
+                                ExactSum& loss_sum) {
+    dist::GradientReducer& reducer = *line.reducer;
     const StepContext context{.step = inputs.step, .draws = inputs.draws};
     std::string problem;
     for (std::int64_t micro = 0; micro < inputs.micro_steps; ++micro) {
-      const data::Batch batch = inputs.next_batch();
+      const data::Batch batch = batches.get(micro);
       inputs.bad_samples.note(batch.replaced);
-      if (reducer->must_count()) count_arrivals(context, inputs, batch);
+      if (reducer.must_count()) count_arrivals(line, context, inputs, batch);
       LocalLoss loss;
       if (batch.size() > 0)
-        loss = local_loss(task, objective, context, inputs.kinds, batch, parameters);
+        loss = local_loss(task, line.objective, context, inputs.kinds, batch, line.parameters);
       if (!loss.not_finite.empty()) {
         if (problem.empty()) problem = loss.not_finite;
         loss.graph.reset();
       }
       loss_sum.add(loss.value);
-      reducer->begin_backward();
+      reducer.begin_backward();
       if (loss.graph.defined()) torch::autograd::backward({loss.graph}, {});
-      reducer->end_backward();
+      reducer.end_backward();
     }
     return problem;
   }
 
   /// Backward once more for the counts alone, before anything is kept.
-  void count_arrivals(const StepContext& context, const StepInputs& inputs,
+  void count_arrivals(Line& line, const StepContext& context, const StepInputs& inputs,
                       const data::Batch& batch) {
-    reducer->begin_counting();
+    line.reducer->begin_counting();
     if (batch.size() > 0) {
-      const LocalLoss loss = local_loss(task, objective, context, inputs.kinds, batch, parameters);
+      const LocalLoss loss =
+          local_loss(task, line.objective, context, inputs.kinds, batch, line.parameters);
       if (loss.graph.defined()) torch::autograd::backward({loss.graph}, {});
     }
-    reducer->end_counting();
+    line.reducer->end_counting();
   }
 
-  void add_squares_of(ExactSum& squares) const {
-    for (const dist::Part& part : reducer->parts())
-      add_squares(reducer->own_gradients(part), squares);
+  static void add_squares_of(const Line& line, ExactSum& squares) {
+    for (const dist::Part& part : line.reducer->parts())
+      add_squares(line.reducer->own_gradients(part), squares);
   }
 
-  ExactSum add_late(Step step) {
-    const auto names = reducer->add_late();
+  ExactSum add_late(Line& line, Step step) {
+    const auto names = line.reducer->add_late();
     log_common_warning(fmt::format(
         "step {}: the gradients of {} came after their buckets were reduced (the model uses them "
         "in another way than before). They are added; the next step is not overlapped.",
         step.value, fmt::join(names, ", ")));
     Tally again;
-    add_squares_of(again.squares);
+    add_squares_of(line, again.squares);
     again.sum_over(world());
     return again.squares;
   }
 
   /// Said when the counts were learned: once, unless they change.
-  void say_unused() {
-    const auto& unused = reducer->unused();
-    if (unused == said_unused) return;
-    said_unused = unused;
+  static void say_unused(Line& line) {
+    const auto& unused = line.reducer->unused();
+    if (unused == line.said_unused) return;
+    line.said_unused = unused;
     if (unused.empty()) return;
     log_common_warning(fmt::format(
         "{} parameters get no gradient (no loss reached them in this step; they count as zero and "
@@ -199,15 +297,14 @@ struct Engine::Impl {
   }
 
   /// COLLECTIVE. The lowest rank's problem; where each rank's numbers are finite, the sum's.
-  std::string describe_not_finite(Step step, const std::string& problem,
-                                  const StepReport& report) const {
+  std::string describe_not_finite(const Line& line, Step step, const std::string& problem,
+                                  const ObjectiveReport& report) const {
     const std::string mine =
         problem.empty() ? "" : not_finite_message(world().rank(), step, problem);
     for (const std::string& text : world().all_gather_bytes(mine)) {
       if (!text.empty()) return text;
     }
-    const std::string first = first_not_finite_sum();
-    for (const std::string& name : world().all_gather_bytes(first)) {
+    for (const std::string& name : world().all_gather_bytes(first_not_finite_sum(line))) {
       if (name.empty()) continue;
       if (world().size() == 1)
         return not_finite_message(
@@ -223,59 +320,73 @@ struct Engine::Impl {
         step.value, report.loss, report.grad_norm);
   }
 
-  std::string first_not_finite_sum() const {
-    for (const auto& piece : held()) {
+  std::string first_not_finite_sum(const Line& line) const {
+    std::vector<HeldPiece> pieces;
+    add_held(line, pieces);
+    for (const auto& piece : pieces) {
       if (!all_finite(piece.gradient)) return piece.parameter;
     }
     return "";
   }
 
-  void update(const StepInputs& inputs, double gradient_scale) {
-    const std::string* in_use = reducer->leaf_in_use();
+  void update(Line& line, const StepInputs& inputs, double gradient_scale) {
+    const std::string* in_use = line.reducer->leaf_in_use();
     TRESTLE_ASSERT(in_use == nullptr,
                    "parameter {} changes while a graph still needs it (the task kept a tensor of "
                    "its loss without detach())",
                    *in_use);
-    ++count;
-    const std::vector<double> decays = {options.ema.decay_after(count - 1)};
-    StepScalars scalars{.learning_rate = options.optim.learning_rate * inputs.learning_rate_factor,
-                        .gradient_scale = gradient_scale,
-                        .count = count,
-                        .zero_gradient = false,
-                        .sums = {}};
-    const auto& parts = reducer->parts();
-    const auto shard_of = [&](const dist::Part& part) {
-      return groups[part.group].shard(part.bucket, reducer->gradients(part), decays);
-    };
-    std::vector<Shard> shards;
-    for (const dist::Part& part : parts) shards.push_back(shard_of(part));
+    std::vector<StepScalars> scalars(groups.size());
+    std::vector<double> decays(groups.size());
+    std::vector<const Life*> life_of(groups.size());
+    for (const std::size_t l : line.lives) {
+      Life& life = lives[l];
+      if (!life.group.active.contains(inputs.step)) continue;
+      ++life.count;
+      const double factor =
+          schedule_factor(life.options.schedule, inputs.step, inputs.total_steps);
+      for (const std::size_t g : life.parts) {
+        life_of[g] = &life;
+        decays[g] = options.ema.decay_after(life.count - 1);
+        scalars[g] = {.learning_rate = life.options.adamw.learning_rate * factor,
+                      .gradient_scale = gradient_scale,
+                      .count = life.count,
+                      .zero_gradient = false,
+                      .sums = {}};
+      }
+    }
     // Backwards: the next forward starts with the parameters whose gradients came last.
+    const auto& parts = line.reducer->parts();
     for (std::size_t i = parts.size(); i-- > 0;) {
-      groups[parts[i].group].optimizer().step(shards[i], scalars);
-      groups[parts[i].group].start_gather(parts[i].bucket);
+      const std::size_t g = line.groups[parts[i].group];
+      groups[g].step(parts[i].bucket, line.reducer->gradients(parts[i]), scalars[g],
+                     {&decays[g], 1}, life_of[g]->group.project);
+      groups[g].start_gather(parts[i].bucket);
     }
   }
 
-  std::vector<HeldPiece> held() const {
-    std::vector<HeldPiece> pieces;
-    for (const dist::Part& part : reducer->parts()) {
-      const ShardedGroup& group = groups[part.group];
+  void add_held(const Line& line, std::vector<HeldPiece>& pieces) const {
+    for (const dist::Part& part : line.reducer->parts()) {
+      const ShardedGroup& group = groups[line.groups[part.group]];
       const dist::FlatGroup& flat = group.flat();
       const dist::Bucket& bucket = flat.plan().buckets()[part.bucket];
       const dist::ElementSpan span = group.held(part.bucket);
-      const at::Tensor gradient = reducer->gradients(part), master = group.master(part.bucket);
+      const at::Tensor gradient = line.reducer->gradients(part),
+                       master = group.master(part.bucket), average = group.average(part.bucket);
       for (const std::size_t i : bucket.parameters) {
         const dist::Placement& place = flat.plan().placements()[i];
         const std::int64_t begin = std::max(span.begin, place.offset);
         const std::int64_t end = std::min(span.end, place.offset + place.numel);
         if (begin >= end) continue;
+        const auto here = [&](const at::Tensor& held) {
+          return held.defined() ? held.slice(0, begin - span.begin, end - span.begin) : held;
+        };
         pieces.push_back({.parameter = flat.leaves()[i].name,
                           .begin = begin - place.offset,
-                          .gradient = gradient.slice(0, begin - span.begin, end - span.begin),
-                          .master = master.slice(0, begin - span.begin, end - span.begin)});
+                          .gradient = here(gradient),
+                          .master = here(master),
+                          .average = here(average)});
       }
     }
-    return pieces;
   }
 
   void wait() {
@@ -285,12 +396,10 @@ struct Engine::Impl {
   Task& task;
   dist::Collectives& collectives;
   EngineOptions options;
-  Objective objective;
   std::vector<NamedParameter> parameters;
   std::deque<ShardedGroup> groups;
-  std::optional<dist::GradientReducer> reducer;  // after the groups, whose leaves it hooks
-  std::int64_t count = 0;                        ///< steps of the optimizer
-  std::vector<std::string> said_unused;
+  std::deque<Life> lives;
+  std::deque<Line> lines;  // after the groups, whose leaves their reducers hook
 };
 
 Engine::Engine(Task& task, dist::Collectives& collectives, const EngineOptions& options)
@@ -301,12 +410,20 @@ Engine::~Engine() = default;
 StepReport Engine::step(const StepInputs& inputs) { return impl_->step(inputs); }
 
 void Engine::state(checkpoint::Scope& root) {
-  root.child("optim").number("count", impl_->count);
-  if (impl_->options.ema.enabled) {
-    std::int64_t updates = impl_->count;  // an average is updated with every step
-    root.child("ema").number("count", updates);
+  for (auto& life : impl_->lives) {
+    checkpoint::Scope optim = count_scope(root.child("optim"), life.group.name, impl_->lives.size());
+    optim.number("count", life.count);
+    if (impl_->options.ema.enabled && life.group.ema) {
+      std::int64_t updates = life.count;  // an average is updated with every step
+      count_scope(root.child("ema"), life.group.name, impl_->lives.size()).number("count", updates);
+    }
   }
   for (ShardedGroup& group : impl_->groups) group.state(root);
+}
+
+checkpoint::Scope count_scope(const checkpoint::Scope& scope, const std::string& group,
+                              std::size_t groups) {
+  return groups == 1 ? scope : scope.child("groups").child(group);
 }
 
 void Engine::require_same_parameters(std::string_view when, ExitCode code) {
@@ -331,8 +448,18 @@ Engine::Averaged::~Averaged() {
 
 const std::vector<NamedParameter>& Engine::parameters() const { return impl_->parameters; }
 
-std::size_t Engine::buckets() const { return impl_->reducer->parts().size(); }
+std::size_t Engine::buckets() const {
+  std::size_t buckets = 0;
+  for (const auto& line : impl_->lines) buckets += line.reducer->parts().size();
+  return buckets;
+}
 
-std::vector<Engine::HeldPiece> Engine::held() const { return impl_->held(); }
+std::vector<Engine::HeldPiece> Engine::held() const {
+  std::vector<HeldPiece> pieces;
+  for (const auto& line : impl_->lines) {
+    if (line.reduced) impl_->add_held(line, pieces);
+  }
+  return pieces;
+}
 
 }  // namespace trestle::trainers

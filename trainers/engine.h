@@ -13,12 +13,13 @@
 #include "configs/recipe.h"
 #include "dist/collectives.h"
 #include "dist/gradient_reducer.h"
-#include "trainers/optim/adamw.h"
+#include "trainers/group_options.h"
 #include "trainers/optim/ema.h"
 #include "trainers/step.h"
 #include "trainers/task.h"
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,11 +29,13 @@ namespace trestle::trainers {
 struct EngineOptions {
   dist::ReducerOptions reducer;
   std::int64_t bucket_bytes = 0;  ///< 0: see BucketOptions
-  double max_grad_norm = 0;       ///< 0: no clipping
-  AdamWOptions optim;
+  double max_grad_norm = 0;       ///< of each objective; 0: no clipping
   EmaOptions ema;
+  GroupOptions every_group;                    ///< of groups that are not named here
+  std::map<std::string, GroupOptions> groups;  ///< by name
 
-  static EngineOptions of(const configs::Recipe& recipe);
+  static EngineOptions of(const configs::Recipe& recipe, Task& task);
+  const GroupOptions& of_group(const std::string& name) const;
 };
 
 class Engine {
@@ -43,8 +46,8 @@ class Engine {
   Engine(Engine&&) noexcept;
   ~Engine();
 
-  /// Forward and backward over this rank's micro batches, sums over all ranks, clipping, optimizer,
-  /// averages. An error on any rank is thrown on every rank before parameters change. Where a
+  /// For each objective that is due: forward and backward over this rank's micro batches, sums over
+  /// all ranks, clipping, optimizer, averages. An error on any rank is thrown on every rank before parameters change. Where a
   /// number is not finite nothing is updated, and the report says which.
   StepReport step(const StepInputs& inputs);
 
@@ -81,6 +84,7 @@ class Engine {
     std::string parameter;
     std::int64_t begin = 0;  ///< of the flattened parameter
     at::Tensor gradient, master;
+    at::Tensor average;  ///< undefined where none is kept
   };
   std::vector<HeldPiece> held() const;
 
@@ -88,5 +92,9 @@ class Engine {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+/// Where a group's numbers stand in a checkpoint: with those of all, where there is only one group.
+checkpoint::Scope count_scope(const checkpoint::Scope& scope, const std::string& group,
+                              std::size_t groups);
 
 }  // namespace trestle::trainers

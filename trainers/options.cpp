@@ -133,6 +133,11 @@ void describe_loop(configs::Schema& schema) {
 
 }  // namespace
 
+void describe_group(configs::Schema& schema, const std::string& group) {
+  schema.overlay<AdamWOptions>("optim." + group, "optim");
+  schema.overlay<ScheduleOptions>("optim." + group, "optim");
+}
+
 configs::Schema schema_of(const configs::Recipe& recipe) {
   configs::Schema schema;
   schema.section<RunOptions>("run");

@@ -55,6 +55,9 @@ struct LogOptions {  // [log]
   void describe(configs::Fields& fields);
 };
 
+/// For a task's describe(): [optim.<group>] says for this group what [optim] says for all.
+void describe_group(configs::Schema& schema, const std::string& group);
+
 /// Everything a recipe may say, given its run.task: the trainer's sections, then the task's.
 configs::Schema schema_of(const configs::Recipe& recipe);
 

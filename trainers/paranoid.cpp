@@ -4,8 +4,9 @@
 
 #include <ATen/ATen.h>
 
-#include <cmath>
+#include <limits>
 #include <map>
+#include <utility>
 
 namespace trestle::trainers {
 namespace {
@@ -35,60 +36,84 @@ Paranoid::Paranoid(Task& task, Engine& engine, dist::Collectives& plain,
       engine_(engine),
       plain_(plain),
       options_(options),
-      objective_(task.objectives().front()),
-      masters_(copies(engine.parameters())),
-      optimizer_(masters_, options.optim),
-      no_average_({}, {.enabled = false}) {}
+      objectives_(task.objectives()) {
+  for (const ParameterGroup& group : task.groups()) {
+    const auto masters = copies(group.parameters);
+    const GroupOptions& own = options.of_group(group.name);
+    EmaOptions ema = options.ema;
+    ema.enabled = ema.enabled && group.ema;
+    groups_.push_back({.group = group,
+                       .masters = masters,
+                       .optimizer = AdamW(masters, own.adamw),
+                       .ema = Ema(masters, ema),
+                       .learning_rate = own.adamw.learning_rate,
+                       .schedule = own.schedule});
+  }
+}
 
 checkpoint::Visitor Paranoid::visitor() {
   return [this](checkpoint::Scope& root) {
-    checkpoint::Scope model = root.child("model"), optim = root.child("optim");
-    for (auto& [name, tensor] : masters_) model.tensor(name, tensor);
-    optimizer_.state(optim);
+    checkpoint::Scope model = root.child("model"), optim = root.child("optim"),
+                      ema = root.child("ema");
+    for (PlainGroup& plain : groups_) {
+      for (auto& [name, tensor] : plain.masters) model.tensor(name, tensor);
+      checkpoint::Scope steps = count_scope(optim, plain.group.name, groups_.size());
+      checkpoint::Scope updates = count_scope(ema, plain.group.name, groups_.size());
+      plain.optimizer.state(steps, optim);
+      plain.ema.state(updates, ema);
+    }
   };
 }
 
 StepReport Paranoid::step(const StepInputs& inputs) {
   std::vector<data::Batch> batches;
-  StepInputs first = inputs;
-  data::BadSamples unsaid(std::numeric_limits<std::int64_t>::max());
-  StepInputs plain_inputs{.step = inputs.step,
-                          .draws = inputs.draws,
-                          .kinds = inputs.kinds,
-                          .micro_steps = inputs.micro_steps,
-                          .next_batch =
-                              [&] {
-                                batches.push_back(inputs.next_batch());
-                                return batches.back();
-                              },
-                          .learning_rate_factor = inputs.learning_rate_factor,
-                          .bad_samples = unsaid,
-                          .stop = {}};
-  engine_.wait();  // the plain forward reads the parameters, too
-  StepParts parts{.task = task_,
-                  .objective = objective_,
-                  .parameters = engine_.parameters(),
-                  .collectives = plain_,
-                  .optimizer = optimizer_,
-                  .ema = no_average_,
-                  .learning_rate = options_.optim.learning_rate,
-                  .max_grad_norm = options_.max_grad_norm};
-  const StepReport plain = plain_step(parts, plain_inputs);
-  std::vector<at::Tensor> gradients;
-  for (const auto& parameter : parts.parameters)
-    gradients.push_back(std::exchange(parameter.tensor.mutable_grad(), at::Tensor()));
-
+  const StepReport plain = plain_side(inputs, batches);
+  StepInputs again = inputs;
   std::size_t next = 0;
-  first.next_batch = [&] { return batches.at(next++); };
-  const StepReport fast = engine_.step(first);
-  plain_.communicator().agreed([&] { compare(inputs, gradients, plain, fast); });
+  again.next_batch = [&] { return batches.at(next++); };
+  const StepReport fast = engine_.step(again);
+  plain_.communicator().agreed([&] { compare(inputs, plain, fast); });
   return fast;
 }
 
-void Paranoid::compare(const StepInputs& inputs, const std::vector<at::Tensor>& gradients,
-                       const StepReport& plain, const StepReport& fast) const {
-  const bool same_order =
-      inputs.micro_steps == 1 || options_.reducer.shard != dist::ShardMode::gradients;
+StepReport Paranoid::plain_side(const StepInputs& inputs, std::vector<data::Batch>& batches) {
+  data::BadSamples unsaid(std::numeric_limits<std::int64_t>::max());
+  const StepInputs own{.step = inputs.step,
+                       .draws = inputs.draws,
+                       .kinds = inputs.kinds,
+                       .micro_steps = inputs.micro_steps,
+                       .next_batch =
+                           [&] {
+                             batches.push_back(inputs.next_batch());
+                             return batches.back();
+                           },
+                       .total_steps = inputs.total_steps,
+                       .bad_samples = unsaid,
+                       .stop = {}};
+  engine_.wait();  // the plain forward reads the parameters, too
+  std::vector<at::Tensor> before;  // its optimizer moves them, and the engine starts where it did
+  for (const auto& leaf : engine_.parameters()) before.push_back(leaf.tensor.detach().clone());
+  StepParts parts{.task = task_,
+                  .objectives = objectives_,
+                  .groups = groups_,
+                  .collectives = plain_,
+                  .max_grad_norm = options_.max_grad_norm};
+  const StepReport report = plain_step(parts, own);
+  gradients_.clear();
+  for (const PlainGroup& plain : groups_) {
+    auto& taken = gradients_.emplace_back();
+    for (const auto& leaf : plain.group.parameters)
+      taken.push_back(std::exchange(leaf.tensor.mutable_grad(), at::Tensor()));
+  }
+  for (std::size_t i = 0; i < before.size(); ++i)
+    engine_.parameters()[i].tensor.detach().copy_(before[i]);
+  return report;
+}
+
+void Paranoid::compare(const StepInputs& inputs, const StepReport& plain,
+                       const StepReport& fast) const {
+  const bool same_order = inputs.micro_steps == 1 ||
+                          options_.reducer.shard != dist::ShardMode::gradients;
   const bool rounded = options_.reducer.wire == dist::WireDtype::bf16;
   const double tolerance = rounded ? 2e-2 : same_order ? 0.0 : 1e-6;
   const auto differ = [&](const std::string& what) {
@@ -98,21 +123,28 @@ void Paranoid::compare(const StepInputs& inputs, const std::vector<at::Tensor>& 
          "the recipe.",
          inputs.step.value, plain_.communicator().rank(), what);
   };
-  if (plain.not_finite.empty() != fast.not_finite.empty())
-    differ(fmt::format("the verdicts (\"{}\" and \"{}\")", fast.not_finite, plain.not_finite));
-  if (!plain.not_finite.empty()) return;
+  if (plain.not_finite().empty() != fast.not_finite().empty())
+    differ(fmt::format("the verdicts (\"{}\" and \"{}\")", fast.not_finite(), plain.not_finite()));
+  if (!plain.not_finite().empty()) return;
 
-  std::map<std::string_view, std::size_t> index;
-  for (std::size_t i = 0; i < masters_.size(); ++i) index[masters_[i].name] = i;
+  std::map<std::string_view, std::pair<std::size_t, std::size_t>> place;
+  for (std::size_t g = 0; g < groups_.size(); ++g) {
+    for (std::size_t i = 0; i < groups_[g].masters.size(); ++i)
+      place[groups_[g].masters[i].name] = {g, i};
+  }
   for (const auto& piece : engine_.held()) {
-    const std::size_t i = index.at(piece.parameter);
-    const auto same_piece = [&](const at::Tensor& whole) {
-      return whole.flatten().slice(0, piece.begin, piece.begin + piece.master.numel());
+    const auto [g, i] = place.at(piece.parameter);
+    const auto require_same = [&](const at::Tensor& fast_piece, const at::Tensor& whole,
+                                  std::string_view what) {
+      const at::Tensor here =
+          whole.flatten().slice(0, piece.begin, piece.begin + fast_piece.numel());
+      if (!agree(fast_piece, here, tolerance))
+        differ(fmt::format("the {} of {}", what, piece.parameter));
     };
-    if (!agree(piece.gradient, same_piece(gradients[i]), tolerance))
-      differ(fmt::format("the gradients of {}", piece.parameter));
-    if (!agree(piece.master, same_piece(masters_[i].tensor), tolerance))
-      differ(fmt::format("the masters of {}", piece.parameter));
+    require_same(piece.gradient, gradients_[g][i], "gradients");
+    require_same(piece.master, groups_[g].masters[i].tensor, "masters");
+    if (piece.average.defined())
+      require_same(piece.average, groups_[g].ema.averages()[i], "averages");
   }
 }
 

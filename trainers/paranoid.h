@@ -1,5 +1,5 @@
 // The plain step beside the engine: every step is made twice, from the same weights and data, and
-// what both make of it is compared: sums of gradients and masters, element by element.
+// what both make of it is compared: sums of gradients, masters and averages, element by element.
 //
 //   Paranoid paranoid(task, engine, plain_collectives, options);
 //   checkpoint::load(folder, paranoid.visitor(), Unnamed::ignore);   // when a run resumes
@@ -25,21 +25,20 @@ class Paranoid {
 
   StepReport step(const StepInputs& inputs);
 
-  /// Masters and moments of the plain side, under the names of the engine's.
+  /// Masters, moments and averages of the plain side, under the names of the engine's.
   checkpoint::Visitor visitor();
 
  private:
-  void compare(const StepInputs& inputs, const std::vector<at::Tensor>& gradients,
-               const StepReport& plain, const StepReport& fast) const;
+  StepReport plain_side(const StepInputs& inputs, std::vector<data::Batch>& batches);
+  void compare(const StepInputs& inputs, const StepReport& plain, const StepReport& fast) const;
 
   Task& task_;
   Engine& engine_;
   dist::Collectives& plain_;
   EngineOptions options_;
-  Objective objective_;
-  std::vector<NamedParameter> masters_;
-  AdamW optimizer_;
-  Ema no_average_;
+  std::vector<Objective> objectives_;
+  std::vector<PlainGroup> groups_;
+  std::vector<std::vector<at::Tensor>> gradients_;  ///< of the last step, by group and leaf
 };
 
 }  // namespace trestle::trainers

@@ -9,6 +9,7 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -16,71 +17,100 @@ namespace trestle::trainers {
 namespace {
 
 /// Undefined, so that the first backward hands its gradient over instead of adding it to zeros.
-void forget_gradients(const std::vector<NamedParameter>& parameters) {
-  for (const auto& parameter : parameters) parameter.tensor.mutable_grad().reset();
+void forget_gradients(const std::vector<NamedParameter>& leaves) {
+  for (const auto& leaf : leaves) leaf.tensor.mutable_grad().reset();
 }
 
 /// What no loss reached has the gradient zero.
-void define_gradients(const std::vector<NamedParameter>& parameters) {
-  for (const auto& parameter : parameters) {
-    at::Tensor& gradient = parameter.tensor.mutable_grad();
+void define_gradients(const std::vector<NamedParameter>& leaves) {
+  for (const auto& leaf : leaves) {
+    at::Tensor& gradient = leaf.tensor.mutable_grad();
     if (!gradient.defined())
-      gradient =
-          at::zeros_like(parameter.tensor, dist::sum_dtype_of(parameter.tensor.scalar_type()));
+      gradient = at::zeros_like(leaf.tensor, dist::sum_dtype_of(leaf.tensor.scalar_type()));
     gradient = gradient.contiguous();
   }
 }
 
 /// Backward reaches the last layers first, so what is not finite began at the last parameter.
-std::string first_not_finite(const std::vector<NamedParameter>& parameters) {
-  for (auto parameter = parameters.rbegin(); parameter != parameters.rend(); ++parameter) {
-    if (!all_finite(parameter->tensor.grad()))
-      return fmt::format("the gradient of {} is not finite (though the loss is)", parameter->name);
+std::string first_not_finite(const std::vector<NamedParameter>& leaves) {
+  for (auto leaf = leaves.rbegin(); leaf != leaves.rend(); ++leaf) {
+    if (!all_finite(leaf->tensor.grad()))
+      return fmt::format("the gradient of {} is not finite (though the loss is)", leaf->name);
   }
   return "";
 }
 
-}  // namespace
+/// The groups that the objective trains in this step; the others' leaves get no gradient.
+std::vector<PlainGroup*> trained(StepParts& parts, const Objective& objective, Step step) {
+  std::vector<PlainGroup*> groups;
+  for (PlainGroup& plain : parts.groups) {
+    const bool is_trained =
+        std::ranges::count(objective.groups, plain.group.name) > 0 && plain.group.active.contains(step);
+    if (is_trained) groups.push_back(&plain);
+    for (const auto& leaf : plain.group.parameters) leaf.tensor.requires_grad_(is_trained);
+  }
+  return groups;
+}
 
-StepReport plain_step(StepParts& parts, const StepInputs& inputs) {
+void update(PlainGroup& plain, const StepInputs& inputs, double gradient_scale) {
+  std::vector<at::Tensor> gradients;
+  for (const auto& leaf : plain.group.parameters) gradients.push_back(leaf.tensor.grad());
+  const double factor = schedule_factor(plain.schedule, inputs.step, inputs.total_steps);
+  plain.optimizer.step(plain.learning_rate * factor, gradient_scale, gradients);
+  for (std::size_t i = 0; i < plain.masters.size(); ++i) {
+    at::Tensor master = plain.masters[i].tensor.detach();
+    at::Tensor leaf = plain.group.parameters[i].tensor.detach();
+    if (plain.group.project) plain.group.project(plain.masters[i].name, master);
+    if (leaf.data_ptr() != master.data_ptr()) leaf.copy_(master);
+  }
+  plain.ema.update();
+}
+
+ObjectiveReport step_objective(StepParts& parts, const StepInputs& inputs,
+                               const Objective& objective, std::span<PlainGroup* const> groups,
+                               MicroBatches& batches, bool& stop) {
   const dist::Communicator& world = parts.collectives.communicator();
   const StepContext context{.step = inputs.step, .draws = inputs.draws};
+  std::vector<NamedParameter> leaves;
+  for (const PlainGroup* plain : groups)
+    leaves.insert(leaves.end(), plain->group.parameters.begin(), plain->group.parameters.end());
 
-  forget_gradients(parts.parameters);
+  forget_gradients(leaves);
   ExactSum loss_sum;
   std::string problem;
   world.agreed([&] {
     for (std::int64_t micro = 0; micro < inputs.micro_steps; ++micro) {
-      const data::Batch batch = inputs.next_batch();
+      const data::Batch batch = batches.get(micro);
       inputs.bad_samples.note(batch.replaced);
       if (batch.size() == 0) continue;  // this rank's share was shorter
       const LocalLoss loss =
-          local_loss(parts.task, parts.objective, context, inputs.kinds, batch, parts.parameters);
+          local_loss(parts.task, objective, context, inputs.kinds, batch, leaves);
       loss_sum.add(loss.value);
       if (!loss.not_finite.empty() && problem.empty()) problem = loss.not_finite;
       if (loss.not_finite.empty() && loss.graph.defined())
         torch::autograd::backward({loss.graph}, {});
     }
-    define_gradients(parts.parameters);
-    if (problem.empty()) problem = first_not_finite(parts.parameters);
+    define_gradients(leaves);
+    if (problem.empty()) problem = first_not_finite(leaves);
   });
 
   ExactSum squares;
-  for (const auto& parameter : parts.parameters) {
-    at::Tensor gradient = parameter.tensor.grad();
-    parts.collectives.all_reduce(gradient, dist::ReduceOp::sum, parameter.name).wait();
+  for (const auto& leaf : leaves) {
+    at::Tensor gradient = leaf.tensor.grad();
+    parts.collectives.all_reduce(gradient, dist::ReduceOp::sum, leaf.name).wait();
     add_squares(gradient.flatten(), squares);
   }
   world.all_reduce(loss_sum.words(), dist::ReduceOp::sum);
   std::array flags{inputs.stop.requested() ? 1.0 : 0.0, inputs.bad_samples.has_news() ? 1.0 : 0.0,
                    problem.empty() ? 0.0 : 1.0};
   world.all_reduce(flags, dist::ReduceOp::sum);
+  stop = stop || flags[0] > 0;
   for (const auto& line : inputs.bad_samples.merge(world, flags[1] > 0)) log_common_warning(line);
 
-  StepReport report{.loss = loss_sum.value(),
-                    .grad_norm = std::sqrt(squares.value()),
-                    .stop = flags[0] > 0,
-                    .not_finite = {}};
+  ObjectiveReport report{.name = objective.name,
+                         .loss = loss_sum.value(),
+                         .grad_norm = std::sqrt(squares.value()),
+                         .not_finite = {}};
   if (flags[2] > 0) {
     for (const auto& text : world.all_gather_bytes(
              problem.empty() ? "" : not_finite_message(world.rank(), inputs.step, problem))) {
@@ -90,13 +120,25 @@ StepReport plain_step(StepParts& parts, const StepInputs& inputs) {
     report.not_finite = fmt::format("step {}: loss {}, gradient norm {} (the sum over the ranks)",
                                     inputs.step.value, report.loss, report.grad_norm);
   }
-  if (!report.not_finite.empty()) return report;
+  if (report.not_finite.empty()) {
+    const double scale = clip_factor(parts.max_grad_norm, report.grad_norm);
+    for (PlainGroup* plain : groups) update(*plain, inputs, scale);
+  }
+  return report;
+}
 
-  std::vector<at::Tensor> gradients;
-  for (const auto& parameter : parts.parameters) gradients.push_back(parameter.tensor.grad());
-  parts.optimizer.step(parts.learning_rate * inputs.learning_rate_factor,
-                       clip_factor(parts.max_grad_norm, report.grad_norm), gradients);
-  parts.ema.update();
+}  // namespace
+
+StepReport plain_step(StepParts& parts, const StepInputs& inputs) {
+  MicroBatches batches(inputs.next_batch, /*keep=*/true);
+  StepReport report;
+  for (const Objective& objective : parts.objectives) {
+    if (!objective.due(inputs.step)) continue;
+    const auto groups = trained(parts, objective, inputs.step);
+    if (groups.empty()) continue;
+    report.objectives.push_back(
+        step_objective(parts, inputs, objective, groups, batches, report.stop));
+  }
   return report;
 }
 

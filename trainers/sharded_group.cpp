@@ -55,18 +55,34 @@ at::Tensor ShardedGroup::master(std::size_t bucket) const {
   return flat_->values().slice(0, span.begin, span.end);
 }
 
-Shard ShardedGroup::shard(std::size_t bucket, const at::Tensor& gradient,
-                          std::span<const double> decays) const {
-  Shard shard{
-      .master = master(bucket), .gradient = gradient, .state = {}, .averages = {}, .parameter = {}};
+at::Tensor ShardedGroup::average(std::size_t bucket) const {
+  return averages_.empty() ? at::Tensor() : piece(averages_[0], bucket);
+}
+
+void ShardedGroup::step(std::size_t bucket, const at::Tensor& gradient, const StepScalars& scalars,
+                        std::span<const double> decays, const Project& project) {
+  Shard shard{.master = master(bucket), .gradient = gradient, .state = {}, .averages = {},
+              .parameter = {}};
   for (const Plane& plane : planes_) shard.state.push_back(piece(plane, bucket));
-  for (std::size_t k = 0; k < averages_.size(); ++k)
-    shard.averages.push_back({.values = piece(averages_[k], bucket), .decay = decays[k]});
-  if (!masters_are_values()) {
-    const dist::ElementSpan span = held(bucket);
-    shard.parameter = flat_->values().slice(0, span.begin, span.end);
+  if (!project) {
+    for (std::size_t k = 0; k < averages_.size(); ++k)
+      shard.averages.push_back({.values = piece(averages_[k], bucket), .decay = decays[k]});
   }
-  return shard;
+  const dist::ElementSpan span = held(bucket);
+  if (!masters_are_values()) shard.parameter = flat_->values().slice(0, span.begin, span.end);
+  optimizer_->step(shard, scalars);
+  if (!project) return;
+
+  for (const std::size_t i : flat_->plan().buckets()[bucket].parameters) {
+    const dist::Placement& place = flat_->plan().placements()[i];
+    const std::int64_t begin = place.offset - span.begin;
+    at::Tensor whole = shard.master.slice(0, begin, begin + place.numel)
+                           .view(flat_->leaves()[i].tensor.sizes());
+    project(flat_->leaves()[i].name, whole);
+  }
+  if (shard.parameter.defined()) shard.parameter.copy_(shard.master);
+  for (std::size_t k = 0; k < averages_.size(); ++k)
+    piece(averages_[k], bucket).lerp_(shard.master, 1.0 - decays[k]);
 }
 
 void ShardedGroup::start_gather(std::size_t bucket) {

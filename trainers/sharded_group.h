@@ -18,6 +18,7 @@
 #include <ATen/core/TensorBody.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -41,8 +42,12 @@ class ShardedGroup {
   const Optimizer& optimizer() const { return *optimizer_; }
   std::size_t averages() const { return averages_.size(); }
 
-  /// The piece of a bucket that this rank steps; its gradient is the caller's.
-  Shard shard(std::size_t bucket, const at::Tensor& gradient, std::span<const double> decays) const;
+  using Project = std::function<void(const std::string& name, at::Tensor& master)>;
+  /// One pass over what this rank holds of a bucket: optimizer, averages (a decay for each), the
+  /// parameters' copy. `project` changes whole masters, before they are averaged; it wants
+  /// shard = none.
+  void step(std::size_t bucket, const at::Tensor& gradient, const StepScalars& scalars,
+            std::span<const double> decays, const Project& project = {});
 
   /// COLLECTIVE. Everyone's steps of this bucket come together; nothing to do with shard = none.
   void start_gather(std::size_t bucket);
@@ -62,6 +67,8 @@ class ShardedGroup {
 
   /// This rank's masters, by bucket: for comparisons and hashes.
   at::Tensor master(std::size_t bucket) const;
+  /// Of the first average; undefined where none is kept.
+  at::Tensor average(std::size_t bucket) const;
   /// What this rank holds of a bucket, as elements of the flat buffer.
   dist::ElementSpan held(std::size_t bucket) const;
   /// Bytes of masters, optimizer planes and averages, parameters not counted.

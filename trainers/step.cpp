@@ -39,6 +39,21 @@ KindCounts count_kinds(const data::Dataset& dataset, const data::Sampler& sample
   return counts;
 }
 
+std::string StepReport::not_finite() const {
+  for (const ObjectiveReport& objective : objectives) {
+    if (!objective.not_finite.empty()) return objective.not_finite;
+  }
+  return "";
+}
+
+data::Batch MicroBatches::get(std::int64_t index) {
+  const auto place = static_cast<std::size_t>(index);
+  if (place < kept_.size()) return kept_[place];
+  data::Batch batch = next_();
+  if (keep_) kept_.push_back(batch);
+  return batch;
+}
+
 LocalLoss local_loss(Task& task, const Objective& objective, const StepContext& context,
                      const KindCounts& kinds, const data::Batch& batch,
                      const std::vector<NamedParameter>& parameters) {

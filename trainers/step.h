@@ -28,17 +28,39 @@ struct StepInputs {
   std::int64_t micro_steps = 1;
   /// This rank's micro batches in order; empty where its share is shorter than another's.
   std::function<data::Batch()> next_batch;
-  double learning_rate_factor = 1;  ///< of the schedule
+  std::int64_t total_steps = 1;  ///< of the run: what schedules refer to
   data::BadSamples& bad_samples;
   StopToken stop = {};
 };
 
-struct StepReport {
+/// What one objective made of a step.
+struct ObjectiveReport {
+  std::string name;
   double loss = 0;       ///< over the global batch
   double grad_norm = 0;  ///< global, before clipping
-  bool stop = false;     ///< some rank was asked to stop; the same on every rank
-  /// Which number was not finite, on which rank: nothing was updated then. Empty: the step is made.
+  /// Which number was not finite, on which rank: its groups were not updated then. Empty: they were.
   std::string not_finite;
+};
+
+struct StepReport {
+  std::vector<ObjectiveReport> objectives;  ///< those that were due
+  bool stop = false;                        ///< some rank was asked to stop; the same on every rank
+  /// The first objective's that has one.
+  std::string not_finite() const;
+};
+
+/// The micro batches of a step, which each objective goes through from the first.
+class MicroBatches {
+ public:
+  /// Keeps them where they are read more than once.
+  MicroBatches(std::function<data::Batch()> next, bool keep) : next_(std::move(next)), keep_(keep) {}
+  /// In order; `index` 0 begins again.
+  data::Batch get(std::int64_t index);
+
+ private:
+  std::function<data::Batch()> next_;
+  bool keep_;
+  std::vector<data::Batch> kept_;
 };
 
 /// The loss of this rank's samples of a micro batch.

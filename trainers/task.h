@@ -20,6 +20,9 @@
 
 #include <ATen/core/TensorBody.h>
 
+#include <cstdint>
+#include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <span>
@@ -31,17 +34,31 @@ namespace trestle::trainers {
 
 using models::nn::NamedParameter;
 
-/// Parameters that live one life: one learning rate, EMA or not.
+/// Steps [begin, end).
+struct StepRange {
+  std::int64_t begin = 0, end = std::numeric_limits<std::int64_t>::max();
+  bool contains(Step step) const { return begin <= step.value && step.value < end; }
+};
+
+/// Parameters that live one life. What the recipe says in [optim.<name>] is theirs; the rest is as
+/// in [optim] (the task's describe() calls describe_group()).
 struct ParameterGroup {
   std::string name;
   std::vector<NamedParameter> parameters;  ///< export name and leaf, in forward order
+  StepRange active = {};  ///< outside it: no gradient, no decay, no step
   bool ema = true;
+  /// Changes a parameter's master in place, whole, after each step. Such a group is not sharded.
+  std::function<void(const std::string& name, at::Tensor& master)> project = {};
 };
 
-/// A loss and the groups it trains.
+/// A loss and the groups it trains, which no other objective trains. Objectives that are due in a
+/// step run in the order of their declaration, on the same batch: loss, backward, update.
 struct Objective {
   std::string name;
   std::vector<std::string> groups;
+  std::int64_t first = 0;  ///< step
+  std::int64_t every = 1;
+  bool due(Step step) const { return step.value >= first && (step.value - first) % every == 0; }
 };
 
 /// One part of the loss. The trainer divides by the number of samples of its kind in the GLOBAL

@@ -29,7 +29,7 @@ bool due(std::int64_t every, std::int64_t done) { return every > 0 && done % eve
 
 Assembly::Assembly(const configs::Recipe& recipe, dist::Collectives& collectives)
     : task(task_kind_of(recipe).make(recipe, Materialise::weights)),
-      engine(*task, collectives, EngineOptions::of(recipe)) {}
+      engine(*task, collectives, EngineOptions::of(recipe, *task)) {}
 
 Trainer::Trainer(const configs::Recipe& recipe, const dist::Communicator& world,
                  RunDirectory directory, const TrainerSettings& settings)
@@ -53,7 +53,8 @@ Trainer::Trainer(const configs::Recipe& recipe, const dist::Communicator& world,
       saver_(world, directory_.checkpoints(), resolved_) {
   if (!dist_.paranoid) return;
   plain_ = dist::make_collectives(world, "plain");
-  paranoid_.emplace(*assembly_.task, assembly_.engine, *plain_, EngineOptions::of(recipe));
+  paranoid_.emplace(*assembly_.task, assembly_.engine, *plain_,
+                    EngineOptions::of(recipe, *assembly_.task));
 }
 
 Outcome Trainer::run() {
@@ -192,11 +193,12 @@ void Trainer::train() {
                             .kinds = kinds,
                             .micro_steps = plan.micro_steps(),
                             .next_batch = next_batch,
-                            .learning_rate_factor = factor,
+                            .total_steps = train_.steps,
                             .bad_samples = bad_samples,
                             .stop = settings_.stop};
     const StepReport report = paranoid_ ? paranoid_->step(inputs) : assembly_.engine.step(inputs);
     judge_skip(report);
+    const ObjectiveReport& main_objective = report.objectives.front();
 
     ++counters.step;
     counters.position = counters.step * train_.global_batch;
@@ -206,9 +208,9 @@ void Trainer::train() {
     if (recorder_) {
       recorder_->step({.step = step.value,
                        .samples = counters.position,
-                       .loss = report.loss,
+                       .loss = main_objective.loss,
                        .learning_rate = optim_.learning_rate * factor,
-                       .grad_norm = report.grad_norm,
+                       .grad_norm = main_objective.grad_norm,
                        .samples_per_s = double(train_.global_batch) / step_s,
                        .step_ms = 1e3 * step_s,
                        .data_wait_ms = 1e3 * data_wait_s,
@@ -237,20 +239,20 @@ void Trainer::train() {
 
 void Trainer::judge_skip(const StepReport& report) {
   RunCounters& counters = assembly_.counters;
-  if (report.not_finite.empty()) {
+  if (report.not_finite().empty()) {
     counters.skips_in_row = 0;
     return;
   }
-  if (train_.on_nonfinite == "stop") throw dist::AgreedError(ExitCode::numbers, report.not_finite);
+  if (train_.on_nonfinite == "stop") throw dist::AgreedError(ExitCode::numbers, report.not_finite());
   ++counters.skips_in_row;
   ++skipped_;
   if (counters.skips_in_row > train_.max_skips) {
     throw dist::AgreedError(
         ExitCode::numbers,
         fmt::format("{} steps in a row changed nothing (train.max_skips = {}). The last: {}",
-                    counters.skips_in_row, train_.max_skips, report.not_finite));
+                    counters.skips_in_row, train_.max_skips, report.not_finite()));
   }
-  log_common_warning(report.not_finite + " The step is skipped.");
+  log_common_warning(report.not_finite() + " The step is skipped.");
 }
 
 void Trainer::save(SaveKind kind) {

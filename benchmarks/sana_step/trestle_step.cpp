@@ -138,12 +138,13 @@ void serve(const Arguments& arguments) {
   trainers::Engine engine(task, *collectives,
                           {.reducer = {},
                            .max_grad_norm = workload["max_grad_norm"],
-                           .optim = {.learning_rate = workload["learning_rate"],
-                                     .adam_beta1 = workload["adam_beta1"],
-                                     .adam_beta2 = workload["adam_beta2"],
-                                     .adam_epsilon = workload["adam_epsilon"],
-                                     .weight_decay = workload["adam_weight_decay"]},
-                           .ema = {.decay = workload["ema_decay"]}});
+                           .ema = {.decay = workload["ema_decay"]},
+                           .every_group = {.adamw = {.learning_rate = workload["learning_rate"],
+                                                     .adam_beta1 = workload["adam_beta1"],
+                                                     .adam_beta2 = workload["adam_beta2"],
+                                                     .adam_epsilon = workload["adam_epsilon"],
+                                                     .weight_decay =
+                                                         workload["adam_weight_decay"]}}});
   const trainers::KindCounts kinds = {{"all", arguments.batch}};
   data::BadSamples bad_samples(0);
   const data::BatchPlan plan(arguments.batch, arguments.micro_batch, 0, 1);
@@ -174,6 +175,7 @@ void serve(const Arguments& arguments) {
                          .micro_steps = plan.micro_steps(),
                          .next_batch = next_batch,
                          .bad_samples = bad_samples})
+                  .objectives.front()
                   .loss;
     }
     const double wall =

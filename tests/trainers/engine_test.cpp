@@ -46,8 +46,9 @@ Result run(const Trial& trial) {
     const EngineOptions options{.reducer = {.shard = trial.shard, .wire = trial.wire},
                                 .bucket_bytes = trial.bucket_bytes,
                                 .max_grad_norm = 0.5,
-                                .optim = {.learning_rate = 0.01},
-                                .ema = {}};
+                                .ema = {},
+                                .every_group = {.adamw = {.learning_rate = 0.01}, .schedule = {}},
+                                .groups = {}};
     Engine engine(task, *gradients, options);
     Paranoid paranoid(task, engine, *plain, options);
     const data::Dataset& points = task.dataset(Split::train);
@@ -75,9 +76,9 @@ Result run(const Trial& trial) {
                                   },
                               .bad_samples = bad};
       const StepReport report = trial.paranoid ? paranoid.step(inputs) : engine.step(inputs);
-      mine.losses.push_back(report.loss);
-      mine.norms.push_back(report.grad_norm);
-      mine.not_finite.push_back(report.not_finite);
+      mine.losses.push_back(report.objectives.front().loss);
+      mine.norms.push_back(report.objectives.front().grad_norm);
+      mine.not_finite.push_back(report.not_finite());
     }
     engine.wait();
     for (const auto& parameter : engine.parameters())

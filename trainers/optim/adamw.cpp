@@ -79,10 +79,10 @@ void AdamW::step(double learning_rate, double gradient_scale,
   }
 }
 
-void AdamW::state(checkpoint::Scope& scope) {
-  scope.number("count", count_);
+void AdamW::state(checkpoint::Scope& counts, checkpoint::Scope& planes) {
+  counts.number("count", count_);
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    checkpoint::Scope own = scope.child(parameters_[i].name);
+    checkpoint::Scope own = planes.child(parameters_[i].name);
     own.tensor("exp_avg", exp_avg_[i]);
     own.tensor("exp_avg_sq", exp_avg_sq_[i]);
   }

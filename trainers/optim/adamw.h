@@ -32,7 +32,8 @@ class AdamW {
 
   /// Steps taken so far.
   std::int64_t count() const { return count_; }
-  void state(checkpoint::Scope& scope);
+  /// The count to `counts`, the planes under their parameters' names to `planes`.
+  void state(checkpoint::Scope& counts, checkpoint::Scope& planes);
 
  private:
   std::vector<models::nn::NamedParameter> parameters_;

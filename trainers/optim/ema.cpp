@@ -57,20 +57,11 @@ void Ema::update() {
   }
 }
 
-void Ema::swap() {
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    at::Tensor value = parameters_[i].tensor.detach();
-    const at::Tensor own = value.clone();
-    value.copy_(average_[i]);
-    average_[i].copy_(own);
-  }
-}
-
-void Ema::state(checkpoint::Scope& scope) {
+void Ema::state(checkpoint::Scope& counts, checkpoint::Scope& planes) {
   if (!options_.enabled) return;
-  scope.number("count", count_);
+  counts.number("count", count_);
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    scope.tensor(parameters_[i].name, average_[i]);
+    planes.tensor(parameters_[i].name, average_[i]);
   }
 }
 

@@ -33,23 +33,12 @@ class Ema {
   Ema(std::vector<models::nn::NamedParameter> parameters, const EmaOptions& options);
 
   void update();
-  void state(checkpoint::Scope& scope);
-
-  /// While one lives, the parameters hold the averages; then their own values again.
-  class Applied {
-   public:
-    explicit Applied(Ema& ema) : ema_(ema) { ema_.swap(); }
-    ~Applied() { ema_.swap(); }
-    Applied(const Applied&) = delete;
-    Applied& operator=(const Applied&) = delete;
-
-   private:
-    Ema& ema_;
-  };
+  /// The count to `counts`, the averages under their parameters' names to `planes`.
+  void state(checkpoint::Scope& counts, checkpoint::Scope& planes);
+  /// By parameter; empty where none are kept.
+  const std::vector<at::Tensor>& averages() const { return average_; }
 
  private:
-  void swap();
-
   std::vector<models::nn::NamedParameter> parameters_;
   EmaOptions options_;
   std::vector<at::Tensor> average_;
