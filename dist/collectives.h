@@ -7,15 +7,18 @@
 // the same order, with the same sizes and dtypes. send and recv are made by two ranks in pairs.
 // THREADS: one Collectives is used by one thread at a time; two of them, each made by its own
 // make_collectives, may be used by two threads at once.
-// BUFFERS belong to the caller: contiguous tensors on the CPU, any size (0 and more than 2 GiB
-// included). Until wait() returns, inputs are not written and outputs are not read. A Work holds a
-// reference to its tensors. Values are written past autograd (no version counter moves).
-// DTYPES: reductions take float32, float64 and int64; the other calls move any dtype.
-// RESULTS: sums are taken in the tensor's dtype, element by element in rank order (0 + 1 + 2 ...),
-// so they have the same bits on every rank, in every run and on every backend.
-// TODAY the collective calls do their work before they return and wait() has nothing left to do;
-// send and recv only start, and progress inside wait() and test(). Callers must not rely on that:
-// write every call as if it only started.
+// ASYNCHRONOUS: a call queues its work for the progress thread (dist/progress.h) and returns.
+// Several may be under way; they go on side by side, whatever their callers do, and end in any
+// order. Sums are taken by the progress thread too. BUFFERS belong to the caller: contiguous
+// tensors on the CPU, any size (0 and more than 2 GiB included). Until wait() returns, inputs are
+// not written and outputs are not read. A Work holds a reference to its tensors. Values are written
+// past autograd (no version counter moves). DTYPES: reductions take float32, float64 and int64, and
+// reduce_scatter also bfloat16 into float32 (all_reduce of bfloat16 does not exist, since its
+// result would be rounded: reduce-scatter into float32 and gather that); the other calls move any
+// dtype. RESULTS: sums are taken in the dtype of the result, element by element in rank order (0 +
+// 1 + 2
+// ...), so they have the same bits on every rank, in every run, on every backend, and whatever else
+// is under way.
 #pragma once
 #include "dist/communicator.h"
 
@@ -28,11 +31,13 @@ class Tensor;
 namespace trestle::dist {
 
 /// A started operation. Movable. Wait for it: the destructor does so otherwise, and while an
-/// exception unwinds it lets the operation (and its buffers) live on instead of freeing memory
-/// that a peer may still write to.
+/// exception unwinds it lets the operation (and its buffers) live on instead of waiting for peers
+/// that may never come.
 class [[nodiscard]] Work {
  public:
-  struct State {  // what a backend keeps of a started operation
+  /// What a backend keeps of a started operation. Dropped before its end, it lets the operation
+  /// and its buffers live on.
+  struct State {
     virtual ~State() = default;
     virtual void wait() = 0;
     virtual bool test() = 0;
@@ -43,9 +48,10 @@ class [[nodiscard]] Work {
   Work& operator=(Work&&) noexcept;
   ~Work();
 
-  void
-  wait();  ///< blocks the calling thread until buffers may be used again; throws its error once
-  bool test();  ///< true once that is so; makes progress, never blocks
+  /// Sleeps until the buffers may be used again; throws its error once.
+  void wait();
+  /// True once that is so; throws its error once. Never blocks.
+  bool test();
 
  private:
   std::unique_ptr<State> state_;

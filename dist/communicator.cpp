@@ -1,10 +1,10 @@
 #include "dist/communicator.h"
 
-#include "dist/mpi_transport.h"
+#include "dist/operations.h"
 #include "dist/reduce.h"
-#include "dist/transport.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace trestle::dist {
 namespace {
@@ -13,17 +13,15 @@ std::span<std::byte> writable_bytes(std::string& text) {
   return std::as_writable_bytes(std::span(text.data(), text.size()));
 }
 
-std::span<const std::byte> bytes_of(std::string_view text) {
-  return std::as_bytes(std::span(text.data(), text.size()));
-}
-
 template <class T>
-void all_reduce_values(Transport& transport, std::span<T> values, ReduceOp op) {
+void all_reduce_values(Channel& channel, std::span<T> values, ReduceOp op) {
   const size_t count = values.size();
-  std::vector<T> all(count * transport.size());
-  gather_equal(transport, std::as_bytes(values), std::as_writable_bytes(std::span(all)));
+  std::vector<T> all(count * channel.size());
+  all_gather(channel, {.kind = "all_reduce"}, std::as_bytes(values),
+             std::as_writable_bytes(std::span(all)))
+      ->wait();
   std::copy_n(all.begin(), count, values.begin());
-  for (int rank = 1; rank < transport.size(); ++rank) {
+  for (int rank = 1; rank < channel.size(); ++rank) {
     combine(values.data(), all.data() + rank * count, static_cast<int64_t>(count), op);
   }
 }
@@ -51,60 +49,53 @@ ExitCode code_in(const std::string& encoded) {
 
 }  // namespace
 
-Communicator::Communicator(std::shared_ptr<Transport> transport)
-    : transport_(std::move(transport)) {}
+Communicator::Communicator(std::shared_ptr<Channel> channel) : channel_(std::move(channel)) {}
 
-Communicator Communicator::self() { return Communicator(make_lone_transport()); }
-
-Communicator Communicator::world() { return Communicator(make_mpi_world_transport()); }
-
-int Communicator::rank() const { return transport_->rank(); }
-
-int Communicator::size() const { return transport_->size(); }
-
-Communicator Communicator::split(int color, int key, std::string_view) const {
-  TRESTLE_ASSERT(color >= 0, "split by color {}", color);
-  return Communicator(transport_->split(color, key));
+Communicator Communicator::self() {
+  return Communicator(std::make_shared<Channel>(
+      make_lone_transport(std::numeric_limits<int>::max()), 0, std::vector<int>{0}, 0, "self"));
 }
 
-void Communicator::barrier() const { dist::barrier(*transport_); }
+int Communicator::rank() const { return channel_->rank(); }
+
+int Communicator::size() const { return channel_->size(); }
+
+Communicator Communicator::split(int color, int key, std::string_view name) const {
+  TRESTLE_ASSERT(color >= 0, "split by color {}", color);
+  return Communicator(channel_->split(color, key, name));
+}
+
+void Communicator::observe(OperationObserver* observer) const {
+  channel_->transport().observed().set(observer);
+}
+
+void Communicator::barrier() const { dist::barrier(*channel_, {.kind = "barrier"})->wait(); }
 
 std::vector<std::string> Communicator::all_gather_bytes(std::string_view mine) const {
-  std::vector<uint64_t> sizes(size());
-  const uint64_t my_size = mine.size();
-  gather_equal(*transport_, std::as_bytes(std::span(&my_size, 1)),
-               std::as_writable_bytes(std::span(sizes)));
+  return gather("all_gather_bytes", mine);
+}
 
-  std::vector<std::string> all(size());
-  std::vector<Outgoing> outgoing;
-  std::vector<Incoming> incoming;
-  for (int other = 0; other < size(); ++other) {
-    if (other == rank()) {
-      all[other] = mine;
-      continue;
-    }
-    all[other].resize(sizes[other]);
-    outgoing.push_back({other, bytes_of(mine)});
-    incoming.push_back({other, writable_bytes(all[other])});
-  }
-  transport_->exchange(outgoing, incoming);
+std::vector<std::string> Communicator::gather(std::string_view kind, std::string_view mine) const {
+  std::vector<std::string> all;
+  gather_texts(*channel_, {.kind = kind}, mine, all)->wait();
   return all;
 }
 
 std::string Communicator::broadcast_bytes(std::string_view mine, int root) const {
+  const Call call{.kind = "broadcast_bytes"};
   uint64_t root_size = mine.size();
-  broadcast(*transport_, std::as_writable_bytes(std::span(&root_size, 1)), root);
+  broadcast(*channel_, call, std::as_writable_bytes(std::span(&root_size, 1)), root)->wait();
   std::string bytes = rank() == root ? std::string(mine) : std::string(root_size, '\0');
-  broadcast(*transport_, writable_bytes(bytes), root);
+  broadcast(*channel_, call, writable_bytes(bytes), root)->wait();
   return bytes;
 }
 
 void Communicator::all_reduce(std::span<double> values, ReduceOp op) const {
-  all_reduce_values(*transport_, values, op);
+  all_reduce_values(*channel_, values, op);
 }
 
 void Communicator::all_reduce(std::span<int64_t> values, ReduceOp op) const {
-  all_reduce_values(*transport_, values, op);
+  all_reduce_values(*channel_, values, op);
 }
 
 void Communicator::agree(const std::exception_ptr& mine) const {
@@ -112,7 +103,7 @@ void Communicator::agree(const std::exception_ptr& mine) const {
     if (mine) std::rethrow_exception(mine);
     return;
   }
-  const std::vector<std::string> failures = all_gather_bytes(encode(mine));
+  const std::vector<std::string> failures = gather("agree", encode(mine));
   const auto failed = [](const std::string& text) { return !text.empty(); };
   // A rank that was asked to stop must not hide what went wrong on another.
   auto lowest = std::ranges::find_if(failures, [&](const std::string& text) {

@@ -10,8 +10,9 @@
 // COLLECTIVE calls are made by every rank of the group, in the same order. The others are LOCAL.
 // THREADS: one communicator is used by one thread at a time; different communicators (made by
 // split or duplicate) may be used by different threads at once; make them all on one thread. Calls
-// block the calling thread.
-// LIFE: a value; copies share the group. An MPI communicator must not outlive its MpiRuntime.
+// put the calling thread to sleep until they are done; the progress thread (dist/progress.h) does
+// the work.
+// LIFE: a value; copies share the group. Calls after the end of their MpiRuntime fail.
 // ERRORS: ExitCode::environment when the MPI library fails, ExitCode::peer when a rank has left or
 // ranks issued different operations.
 #pragma once
@@ -30,8 +31,8 @@
 
 namespace trestle::dist {
 
+class Channel;            // dist/channel.h: the group, below
 class OperationObserver;  // dist/operation_observer.h
-class Transport;  // dist/transport.h: how bytes travel (MPI, threads of one process, one rank)
 
 /// How values of several ranks become one. max and min keep a NaN that any rank brings.
 enum class ReduceOp { sum, max, min };
@@ -47,10 +48,10 @@ class Communicator {
  public:
   /// One rank, alone. Needs no MPI.
   static Communicator self();
-  /// A private duplicate of MPI_COMM_WORLD. COLLECTIVE. Needs a live MpiRuntime.
+  /// All ranks of the run, on a channel of their own. COLLECTIVE. Needs a live MpiRuntime.
   static Communicator world();
 
-  explicit Communicator(std::shared_ptr<Transport> transport);
+  explicit Communicator(std::shared_ptr<Channel> channel);
 
   int rank() const;
   int size() const;
@@ -93,10 +94,12 @@ class Communicator {
   template <class F>
   auto agreed(F&& f) const;
 
-  Transport& transport() const { return *transport_; }
+  Channel& channel() const { return *channel_; }
 
  private:
-  std::shared_ptr<Transport> transport_;
+  std::vector<std::string> gather(std::string_view kind, std::string_view mine) const;
+
+  std::shared_ptr<Channel> channel_;
 };
 
 template <class F>

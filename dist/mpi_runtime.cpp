@@ -2,6 +2,7 @@
 
 #include "dist/launch_check.h"
 #include "dist/mpi_check.h"
+#include "dist/mpi_transport.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -58,25 +59,31 @@ MpiRuntime::MpiRuntime(int* argc, char*** argv) {
     // srun, and ends it for want of PMIx. Without this variable it starts as one rank.
     std::optional<HiddenVariable> step;
     if (is_lone_task_of_step()) step.emplace("SLURM_STEP_ID");
-    TRESTLE_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &level));
+    TRESTLE_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &level));
   }
   TRESTLE_MPI(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
-  if (level < MPI_THREAD_MULTIPLE) {
+  if (level < MPI_THREAD_SERIALIZED) {
     MPI_Finalize();
     fail(ExitCode::environment,
-         "the MPI library grants thread level {} of {} (Trestle calls it from several threads, "
-         "which needs MPI_THREAD_MULTIPLE). Use an MPI that was built with thread support.",
-         level, static_cast<int>(MPI_THREAD_MULTIPLE));
+         "the MPI library grants thread level {} of {} (Trestle calls it from a thread of its own, "
+         "which needs MPI_THREAD_SERIALIZED). Use an MPI that was built with thread support.",
+         level, static_cast<int>(MPI_THREAD_SERIALIZED));
   }
   TRESTLE_MPI(MPI_Comm_rank(MPI_COMM_WORLD, &rank_));
   TRESTLE_MPI(MPI_Comm_size(MPI_COMM_WORLD, &size_));
+  start_mpi_transport();
 }
 
-MpiRuntime::~MpiRuntime() { MPI_Finalize(); }
+MpiRuntime::~MpiRuntime() {
+  stop_mpi_transport();
+  MPI_Finalize();
+}
 
 void MpiRuntime::abort(ExitCode code) {
   std::fflush(nullptr);
-  if (size_ > 1) MPI_Abort(MPI_COMM_WORLD, static_cast<int>(code));
+  if (size_ > 1) {
+    run_on_mpi_thread([&] { MPI_Abort(MPI_COMM_WORLD, static_cast<int>(code)); });
+  }
   std::exit(static_cast<int>(code));
 }
 

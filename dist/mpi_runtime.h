@@ -13,7 +13,8 @@
 //   }
 //
 // COLLECTIVE: constructor and destructor (the destructor waits for every rank's). One per process;
-// MPI cannot be started twice. THREADS: construct and destroy on the main thread.
+// MPI cannot be started twice. THREADS: construct and destroy on the main thread. In between all
+// MPI calls are made by the progress thread (dist/mpi_transport.h).
 #pragma once
 #include "base/error.h"
 
@@ -21,7 +22,7 @@ namespace trestle::dist {
 
 class MpiRuntime {
  public:
-  /// Starts MPI for calls from several threads at once and lets its errors return as codes.
+  /// Starts MPI and its progress thread, and lets the library's errors return as codes.
   /// Throws Error(ExitCode::environment) where the library cannot do that.
   MpiRuntime(int* argc, char*** argv);
   ~MpiRuntime();

@@ -1,50 +1,36 @@
 #include "dist/mpi_transport.h"
 
 #include "base/error.h"
+#include "dist/communicator.h"
 #include "dist/mpi_check.h"
 
-#include <algorithm>
-#include <chrono>
-#include <thread>
+#include <numeric>
 
 namespace trestle::dist {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-// A message in flight is polled eagerly; a rank that waits long (for another's file or picture)
-// leaves the core to those who work.
-constexpr auto kEagerPolling = std::chrono::milliseconds(100);
-constexpr auto kPatientPause = std::chrono::microseconds(100);
-
-constexpr int kTag = 1;  // order, not tags, matches messages: every rank makes the same calls
-
-class MpiOperation : public Operation {
+class MpiExchange : public Exchange {
  public:
   // Delegates, so that the destructor takes back what was started when a later message throws.
-  MpiOperation(int rank, MPI_Comm comm, size_t piece_bytes, std::span<const Outgoing> outgoing,
-               std::span<const Incoming> incoming)
-      : MpiOperation(rank) {
+  MpiExchange(int rank, MPI_Comm comm, int tag, std::span<const Outgoing> outgoing,
+              std::span<const Incoming> incoming)
+      : MpiExchange(rank) {
     // Receives first: a message that finds its buffer waiting is not copied through a spare one.
     for (const Incoming& message : incoming) {
-      for_each_piece(message.bytes, piece_bytes, [&](std::span<std::byte> piece) {
-        MPI_Request& request = add({message.from, piece.size()});
-        ++receives_;
-        TRESTLE_MPI(MPI_Irecv(piece.data(), static_cast<int>(piece.size()), MPI_BYTE, message.from,
-                              kTag, comm, &request));
-      });
+      MPI_Request& request = add({message.from, message.bytes.size()});
+      ++receives_;
+      TRESTLE_MPI(MPI_Irecv(message.bytes.data(), static_cast<int>(message.bytes.size()), MPI_BYTE,
+                            message.from, tag, comm, &request));
     }
     for (const Outgoing& message : outgoing) {
-      for_each_piece(message.bytes, piece_bytes, [&](std::span<const std::byte> piece) {
-        MPI_Request& request = add({message.to, piece.size()});
-        TRESTLE_MPI(MPI_Isend(piece.data(), static_cast<int>(piece.size()), MPI_BYTE, message.to,
-                              kTag, comm, &request));
-      });
+      MPI_Request& request = add({message.to, message.bytes.size()});
+      TRESTLE_MPI(MPI_Isend(message.bytes.data(), static_cast<int>(message.bytes.size()), MPI_BYTE,
+                            message.to, tag, comm, &request));
     }
     statuses_.resize(requests_.size());
   }
 
-  ~MpiOperation() override {
+  ~MpiExchange() override {
     // Only after an error: take back what no peer has answered yet; let the library finish the
     // rest.
     for (size_t i = 0; i < requests_.size(); ++i) {
@@ -54,26 +40,13 @@ class MpiOperation : public Operation {
     }
   }
 
-  void wait() override {
-    const auto start = Clock::now();
-    while (!test()) {
-      if (Clock::now() - start < kEagerPolling) {
-        std::this_thread::yield();
-      } else {
-        std::this_thread::sleep_for(kPatientPause);
-      }
-    }
-  }
-
   bool test() override {
-    if (done_) return true;
     int all_done = 0;
     const int code = MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &all_done,
                                  statuses_.data());
     if (code == MPI_ERR_IN_STATUS) throw_failed_message();
     TRESTLE_MPI(code);
     if (!all_done) return false;
-    done_ = true;
     for (size_t i = 0; i < receives_; ++i) {
       int bytes = 0;
       TRESTLE_MPI(MPI_Get_count(&statuses_[i], MPI_BYTE, &bytes));
@@ -84,19 +57,12 @@ class MpiOperation : public Operation {
   }
 
  private:
-  explicit MpiOperation(int rank) : rank_(rank) {}
+  explicit MpiExchange(int rank) : rank_(rank) {}
 
   struct Piece {
     int peer;
     size_t bytes;
   };
-
-  template <class Byte, class F>
-  static void for_each_piece(std::span<Byte> bytes, size_t piece_bytes, F&& f) {
-    for (size_t at = 0; at < bytes.size(); at += piece_bytes) {
-      f(bytes.subspan(at, std::min(piece_bytes, bytes.size() - at)));
-    }
-  }
 
   MPI_Request& add(Piece piece) {
     pieces_.push_back(piece);
@@ -122,58 +88,98 @@ class MpiOperation : public Operation {
   }
 
   int rank_;
-  bool done_ = false;
   size_t receives_ = 0;  // requests_[0, receives_) are receives, the others sends
   std::vector<MPI_Request> requests_;
   std::vector<Piece> pieces_;
   std::vector<MPI_Status> statuses_;
 };
 
-class MpiTransport : public Transport {
+/// A function that runs on the progress thread.
+class Errand : public Operation {
  public:
-  /// Takes the communicator over.
-  MpiTransport(MPI_Comm comm, size_t piece_bytes) : comm_(comm), piece_bytes_(piece_bytes) {
-    TRESTLE_MPI(MPI_Comm_rank(comm_, &rank_));
-    TRESTLE_MPI(MPI_Comm_size(comm_, &size_));
-  }
-
-  ~MpiTransport() override {
-    int finalized = 0;
-    MPI_Finalized(&finalized);
-    if (!finalized) MPI_Comm_free(&comm_);
-  }
-
-  int rank() const override { return rank_; }
-  int size() const override { return size_; }
-
-  std::shared_ptr<Transport> split(int color, int key) override {
-    MPI_Comm part = MPI_COMM_NULL;
-    TRESTLE_MPI(MPI_Comm_split(comm_, color, key, &part));
-    return std::make_shared<MpiTransport>(part, piece_bytes_);
-  }
-
-  std::unique_ptr<Operation> start(std::span<const Outgoing> outgoing,
-                                   std::span<const Incoming> incoming) override {
-    return std::make_unique<MpiOperation>(rank_, comm_, piece_bytes_, outgoing, incoming);
-  }
+  explicit Errand(std::function<void()> f) : f_(std::move(f)) {}
 
  private:
-  MPI_Comm comm_;
-  size_t piece_bytes_;
+  Step advance() override {
+    f_();
+    return Step::finished;
+  }
+  std::function<void()> f_;
+};
+
+class MpiTransport : public Transport {
+ public:
+  MpiTransport() : progress_(Progress::Rest::polls) {
+    run([this] {
+      TRESTLE_MPI(MPI_Comm_dup(MPI_COMM_WORLD, &comm_));
+      TRESTLE_MPI(MPI_Comm_rank(comm_, &rank_));
+      TRESTLE_MPI(MPI_Comm_size(comm_, &size_));
+      int* largest = nullptr;
+      int is_known = 0;
+      TRESTLE_MPI(MPI_Comm_get_attr(comm_, MPI_TAG_UB, static_cast<void*>(&largest), &is_known));
+      if (is_known) largest_tag_ = *largest;
+    });
+  }
+
+  void run(std::function<void()> f) {
+    auto errand = std::make_shared<Errand>(std::move(f));
+    progress_.submit(errand);
+    errand->wait();
+  }
+
+  void submit(std::shared_ptr<Operation> operation) override {
+    progress_.submit(std::move(operation));
+  }
+  std::unique_ptr<Exchange> post(int tag, std::span<const Outgoing> outgoing,
+                                 std::span<const Incoming> incoming) override {
+    return std::make_unique<MpiExchange>(rank_, comm_, tag, outgoing, incoming);
+  }
+  int largest_tag() const override { return largest_tag_; }
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  void stop() { progress_.stop(); }
+
+ private:
+  MPI_Comm comm_ = MPI_COMM_NULL;  // MPI_Finalize frees it: peers may be gone by then
   int rank_ = 0;
   int size_ = 1;
+  int largest_tag_ = 32767;  // what the standard promises
+  Progress progress_;
 };
+
+/// The one of this process while MPI runs, and the channel that worlds are split from.
+struct Running {
+  std::shared_ptr<MpiTransport> transport;
+  std::shared_ptr<Channel> root;
+};
+// Never destroyed: where MPI_Abort or exit() ends the process, the thread is still at work.
+Running& running = *new Running;
 
 }  // namespace
 
-std::shared_ptr<Transport> make_mpi_world_transport(size_t piece_bytes) {
-  int started = 0, finalized = 0;
-  MPI_Initialized(&started);
-  MPI_Finalized(&finalized);
-  TRESTLE_ASSERT(started && !finalized, "Communicator::world() needs a live MpiRuntime");
-  MPI_Comm comm = MPI_COMM_NULL;
-  TRESTLE_MPI(MPI_Comm_dup(MPI_COMM_WORLD, &comm));
-  return std::make_shared<MpiTransport>(comm, piece_bytes);
+void start_mpi_transport() {
+  auto transport = std::make_shared<MpiTransport>();
+  std::vector<int> everyone(transport->size());
+  std::iota(everyone.begin(), everyone.end(), 0);
+  const int rank = transport->rank();
+  auto root = std::make_shared<Channel>(transport, 0, std::move(everyone), rank, "root");
+  running = {std::move(transport), std::move(root)};
 }
+
+void stop_mpi_transport() {
+  if (running.transport) running.transport->stop();
+  running = {};
+}
+
+void run_on_mpi_thread(std::function<void()> f) { running.transport->run(std::move(f)); }
+
+std::shared_ptr<Channel> make_mpi_world_channel() {
+  TRESTLE_ASSERT(running.root, "Communicator::world() needs a live MpiRuntime");
+  return running.root->split(0, running.root->rank(), "world");
+}
+
+// Here, so that programs without MPI need not link it.
+Communicator Communicator::world() { return Communicator(make_mpi_world_channel()); }
 
 }  // namespace trestle::dist

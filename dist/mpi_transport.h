@@ -1,22 +1,25 @@
 // Ranks as MPI processes. Internal to dist/, without mpi.h.
 //
-// Messages are non-blocking sends and receives on a communicator of the transport's own. Waiting
-// polls and gives the core away between polls, because a wait inside the MPI library would spin on
-// a core that computes.
+// From start_mpi_transport() to stop_mpi_transport() all MPI calls of the process are made by one
+// progress thread, on a communicator of its own: non-blocking sends and receives, polled while
+// anything is under way (dist/progress.h says how).
 #pragma once
-#include "dist/transport.h"
+#include "dist/channel.h"
 
-#include <cstddef>
+#include <functional>
 #include <memory>
-#include <span>
-#include <vector>
 
 namespace trestle::dist {
 
-/// MPI counts in int: longer messages travel in pieces of at most this many bytes.
-inline constexpr size_t kMpiPieceBytes = size_t{1} << 30;
+/// COLLECTIVE. After MPI_Init_thread, on the thread that called it.
+void start_mpi_transport();
+/// LOCAL. Before MPI_Finalize; what is still under way is withdrawn.
+void stop_mpi_transport();
 
-/// COLLECTIVE over MPI_COMM_WORLD. Needs a live MpiRuntime. Tests pass small pieces.
-std::shared_ptr<Transport> make_mpi_world_transport(size_t piece_bytes = kMpiPieceBytes);
+/// Runs f on the thread that may call MPI, and waits for it.
+void run_on_mpi_thread(std::function<void()> f);
+
+/// COLLECTIVE. All ranks, on a channel of their own.
+std::shared_ptr<Channel> make_mpi_world_channel();
 
 }  // namespace trestle::dist

@@ -1,16 +1,17 @@
 #include "dist/simulated.h"
 
-#include "dist/transport.h"
+#include "base/error.h"
+#include "dist/channel.h"
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
 #include <cstring>
 #include <deque>
 #include <map>
 #include <mutex>
+#include <numeric>
 #include <thread>
-#include <tuple>
+#include <utility>
 
 namespace trestle::dist {
 namespace {
@@ -28,96 +29,65 @@ struct Slot {
   }
 };
 
-/// From one rank to another; at most one of the queues holds anything.
+/// From one rank, with one tag; at most one of the queues holds anything.
 struct Mailbox {
   std::deque<std::vector<std::byte>> messages;
   std::deque<Slot*> slots;
 };
 
-/// All that one rank of a group receives. `mutex` guards the mailboxes and the slots in them.
-struct Inbox {
+/// One rank. `mutex` guards the mailboxes and the slots in them.
+struct Resident {
+  explicit Resident(Progress::Start start) : progress(Progress::Rest::sleeps, start) {}
+
   std::mutex mutex;
-  std::condition_variable changed;
-  std::vector<Mailbox> from;
-};
-
-struct Group {
-  explicit Group(std::vector<int> ranks) : world_ranks(std::move(ranks)), inboxes(size()) {
-    for (Inbox& inbox : inboxes) inbox.from.resize(size());
-  }
-  size_t size() const { return world_ranks.size(); }
-
-  std::vector<int> world_ranks;
-  std::deque<Inbox> inboxes;
+  std::map<std::pair<int, int>, Mailbox> from;  // by rank and tag
+  std::atomic<bool> has_left = false;
+  Progress progress;  // declared last: its thread ends before what it uses
 };
 
 class World {
  public:
-  explicit World(int size) : left_(size) {}
-
-  using Key = std::tuple<const Group*, int64_t, int>;  // parent, its how manieth split, color
-
-  /// The same group for every member; the last member to ask takes it out of the table.
-  std::shared_ptr<Group> group(const Key& key, const std::vector<int>& world_ranks) {
-    const std::lock_guard lock(mutex_);
-    auto& [group, asked] = forming_[key];
-    if (!group) {
-      group = std::make_shared<Group>(world_ranks);
-      groups_.push_back(group);
-    }
-    const std::shared_ptr<Group> result = group;
-    if (++asked == world_ranks.size()) forming_.erase(key);
-    return result;
+  World(int size, Progress::Start start) {
+    for (int rank = 0; rank < size; ++rank) residents_.emplace_back(start);
   }
 
+  Resident& operator[](int rank) { return residents_[rank]; }
+
   /// A rank's body has ended. Wakes whoever may be waiting for it.
-  void leave(int world_rank, const std::exception_ptr& failure) {
-    std::vector<std::weak_ptr<Group>> groups;
-    {
+  void leave(int rank, const std::exception_ptr& failure) {
+    if (failure) {
       const std::lock_guard lock(mutex_);
-      if (failure && !first_failure_) first_failure_ = failure;
-      groups = groups_;
+      if (!first_failure_) first_failure_ = failure;
+      failed_ = true;
     }
-    if (failure) failed_ = true;
-    left_[world_rank] = true;
-    for (const auto& weak : groups) {
-      const std::shared_ptr<Group> group = weak.lock();
-      if (!group) continue;
-      for (Inbox& inbox : group->inboxes) {
-        { const std::lock_guard lock(inbox.mutex); }  // whoever tested too early now waits
-        inbox.changed.notify_all();
-      }
-    }
+    residents_[rank].has_left = true;
+    for (Resident& resident : residents_) resident.progress.wake();
+  }
+
+  /// After all have left: operations that nobody waits for end, and let go of this world.
+  void close() {
+    for (Resident& resident : residents_) resident.progress.stop();
+    if (first_failure_) std::rethrow_exception(first_failure_);
   }
 
   bool failed() const { return failed_; }
-  bool has_left(int world_rank) const { return left_[world_rank]; }
-  std::exception_ptr first_failure() const { return first_failure_; }
 
  private:
-  struct Forming {
-    std::shared_ptr<Group> group;
-    size_t asked = 0;
-  };
-
   std::mutex mutex_;
-  std::map<Key, Forming> forming_;
-  std::vector<std::weak_ptr<Group>> groups_;
   std::exception_ptr first_failure_;
   std::atomic<bool> failed_ = false;
-  std::deque<std::atomic<bool>> left_;
+  std::deque<Resident> residents_;
 };
 
-class SimulatedOperation : public Operation {
+class SimulatedExchange : public Exchange {
  public:
-  SimulatedOperation(std::shared_ptr<World> world, std::shared_ptr<Group> group, int rank,
-                     std::span<const Incoming> incoming)
-      : world_(std::move(world)), group_(std::move(group)), rank_(rank) {
-    const std::lock_guard lock(inbox().mutex);
+  SimulatedExchange(std::shared_ptr<World> world, int rank, int tag,
+                    std::span<const Incoming> incoming)
+      : world_(std::move(world)), rank_(rank), tag_(tag) {
+    const std::lock_guard lock(self().mutex);
     for (const Incoming& message : incoming) {
-      if (message.bytes.empty()) continue;
       Receive& receive = receives_.emplace_back(message.from, Slot{message.bytes});
-      Mailbox& mailbox = inbox().from[message.from];
+      Mailbox& mailbox = self().from[{message.from, tag}];
       if (mailbox.messages.empty()) {
         mailbox.slots.push_back(&receive.slot);
       } else {
@@ -127,33 +97,15 @@ class SimulatedOperation : public Operation {
     }
   }
 
-  ~SimulatedOperation() override {
-    const std::lock_guard lock(inbox().mutex);
+  ~SimulatedExchange() override {
+    const std::lock_guard lock(self().mutex);
     for (Receive& receive : receives_) {
-      if (!receive.slot.done) std::erase(inbox().from[receive.from].slots, &receive.slot);
+      if (!receive.slot.done) std::erase(self().from[{receive.from, tag_}].slots, &receive.slot);
     }
   }
 
-  void wait() override {
-    std::unique_lock lock(inbox().mutex);
-    inbox().changed.wait(lock, [&] { return arrived(); });
-  }
-
   bool test() override {
-    const std::lock_guard lock(inbox().mutex);
-    return arrived();
-  }
-
- private:
-  struct Receive {
-    Receive(int from_rank, Slot empty) : from(from_rank), slot(empty) {}
-    int from;
-    Slot slot;
-  };
-
-  Inbox& inbox() { return group_->inboxes[rank_]; }
-
-  bool arrived() {
+    const std::lock_guard lock(self().mutex);
     for (const Receive& receive : receives_) {
       if (receive.slot.done) {
         if (receive.slot.arrived_bytes == receive.slot.buffer.size()) continue;
@@ -165,7 +117,7 @@ class SimulatedOperation : public Operation {
           "rank {} gave up waiting for rank {} (another rank of this process failed).", rank_,
           receive.from);
       TRESTLE_REQUIRE_AS(
-          peer, !world_->has_left(group_->world_ranks[receive.from]),
+          peer, !(*world_)[receive.from].has_left,
           "rank {} waits for rank {}, which has returned (the ranks issued different "
           "operations). Every rank must make the same calls in the same order.",
           rank_, receive.from);
@@ -174,55 +126,44 @@ class SimulatedOperation : public Operation {
     return true;
   }
 
+ private:
+  struct Receive {
+    Receive(int from_rank, Slot empty) : from(from_rank), slot(empty) {}
+    int from;
+    Slot slot;
+  };
+
+  Resident& self() { return (*world_)[rank_]; }
+
   std::shared_ptr<World> world_;
-  std::shared_ptr<Group> group_;
-  int rank_;
+  int rank_, tag_;
   std::deque<Receive> receives_;  // a deque: mailboxes point at the slots
 };
 
 class SimulatedTransport : public Transport {
  public:
-  SimulatedTransport(std::shared_ptr<World> world, std::shared_ptr<Group> group, int rank)
-      : world_(std::move(world)), group_(std::move(group)), rank_(rank) {}
+  SimulatedTransport(std::shared_ptr<World> world, int rank)
+      : world_(std::move(world)), rank_(rank) {}
 
-  int rank() const override { return rank_; }
-  int size() const override { return static_cast<int>(group_->size()); }
-
-  std::shared_ptr<Transport> split(int color, int key) override {
-    struct Wish {
-      int color, key, rank;
-    };
-    const Wish mine{color, key, rank_};
-    std::vector<Wish> wishes(size());
-    gather_equal(*this, std::as_bytes(std::span(&mine, 1)),
-                 std::as_writable_bytes(std::span(wishes)));
-    std::erase_if(wishes, [&](const Wish& wish) { return wish.color != color; });
-    std::ranges::stable_sort(wishes, {}, &Wish::key);  // they stand in the order of ranks
-    std::vector<int> world_ranks;
-    int rank = 0;
-    for (const Wish& wish : wishes) {
-      if (wish.rank == rank_) rank = static_cast<int>(world_ranks.size());
-      world_ranks.push_back(group_->world_ranks[wish.rank]);
-    }
-    auto group = world_->group({group_.get(), splits_++, color}, world_ranks);
-    return std::make_shared<SimulatedTransport>(world_, std::move(group), rank);
+  void submit(std::shared_ptr<Operation> operation) override {
+    (*world_)[rank_].progress.submit(std::move(operation));
   }
 
-  std::unique_ptr<Operation> start(std::span<const Outgoing> outgoing,
-                                   std::span<const Incoming> incoming) override {
-    auto operation = std::make_unique<SimulatedOperation>(world_, group_, rank_, incoming);
-    for (const Outgoing& message : outgoing) {
-      if (!message.bytes.empty()) deliver(message);
-    }
-    return operation;
+  std::unique_ptr<Exchange> post(int tag, std::span<const Outgoing> outgoing,
+                                 std::span<const Incoming> incoming) override {
+    auto exchange = std::make_unique<SimulatedExchange>(world_, rank_, tag, incoming);
+    for (const Outgoing& message : outgoing) deliver(tag, message);
+    return exchange;
   }
+
+  int largest_tag() const override { return 32767; }  // the least that MPI has to offer
 
  private:
-  void deliver(const Outgoing& message) {
-    Inbox& inbox = group_->inboxes[message.to];
+  void deliver(int tag, const Outgoing& message) {
+    Resident& to = (*world_)[message.to];
     {
-      const std::lock_guard lock(inbox.mutex);
-      Mailbox& mailbox = inbox.from[rank_];
+      const std::lock_guard lock(to.mutex);
+      Mailbox& mailbox = to.from[{rank_, tag}];
       if (mailbox.slots.empty()) {
         mailbox.messages.emplace_back(message.bytes.begin(), message.bytes.end());
       } else {
@@ -230,28 +171,26 @@ class SimulatedTransport : public Transport {
         mailbox.slots.pop_front();
       }
     }
-    inbox.changed.notify_all();
+    to.progress.wake();
   }
 
   std::shared_ptr<World> world_;
-  std::shared_ptr<Group> group_;
   int rank_;
-  int64_t splits_ = 0;
 };
 
 }  // namespace
 
-void simulate(int ranks, const std::function<void(Communicator)>& body) {
+void simulate(int ranks, const std::function<void(Communicator)>& body, Progress::Start start) {
   TRESTLE_ASSERT(ranks > 0, "{} simulated ranks", ranks);
-  const auto world = std::make_shared<World>(ranks);
-  std::vector<int> world_ranks(ranks);
-  for (int rank = 0; rank < ranks; ++rank) world_ranks[rank] = rank;
-  const auto everyone = world->group({nullptr, 0, 0}, world_ranks);
+  const auto world = std::make_shared<World>(ranks, start);
+  std::vector<int> everyone(ranks);
+  std::iota(everyone.begin(), everyone.end(), 0);
 
   const auto run = [&](int rank) {
     std::exception_ptr failure;
     try {
-      body(Communicator(std::make_shared<SimulatedTransport>(world, everyone, rank)));
+      body(Communicator(std::make_shared<Channel>(std::make_shared<SimulatedTransport>(world, rank),
+                                                  0, everyone, rank, "world")));
     } catch (...) {
       failure = std::current_exception();
     }
@@ -260,7 +199,7 @@ void simulate(int ranks, const std::function<void(Communicator)>& body) {
   std::vector<std::jthread> threads;
   for (int rank = 0; rank < ranks; ++rank) threads.emplace_back(run, rank);
   threads.clear();  // joins
-  if (world->first_failure()) std::rethrow_exception(world->first_failure());
+  world->close();
 }
 
 }  // namespace trestle::dist

@@ -2,7 +2,7 @@
 
 #include "base/deaf_thread.h"
 #include "base/log.h"
-#include "dist/transport.h"
+#include "dist/operations.h"
 
 #include <algorithm>
 #include <chrono>
@@ -14,19 +14,23 @@ namespace {
 constexpr auto kPoll = std::chrono::milliseconds(100);
 constexpr auto kPollWhileClosing = std::chrono::milliseconds(1);
 
-/// One edge of the tree: what the neighbour says (a signal, or 0 for "no more") and whether.
+/// One edge of the tree: what the neighbour says (a signal, or 0 for "no more") and whether. The
+/// messages keep the numbers alive: a relay that ends alone leaves them to the progress thread.
 struct Edge {
   int rank;
-  int signal = 0;
   bool heard = false;
-  std::unique_ptr<Operation> receive;
+  std::shared_ptr<int> signal = std::make_shared<int>(0);
+  Pending receive = nullptr;
+  Pending send = nullptr;
 };
+
+std::span<std::byte> bytes_of(int& number) { return std::as_writable_bytes(std::span(&number, 1)); }
 
 std::vector<Edge> edges_of(int rank, int size) {
   std::vector<Edge> edges;
-  if (rank > 0) edges.push_back({.rank = (rank - 1) / 2, .receive = nullptr});
+  if (rank > 0) edges.push_back({.rank = (rank - 1) / 2});
   for (const int child : {2 * rank + 1, 2 * rank + 2}) {
-    if (child < size) edges.push_back({.rank = child, .receive = nullptr});
+    if (child < size) edges.push_back({.rank = child});
   }
   return edges;
 }
@@ -34,7 +38,7 @@ std::vector<Edge> edges_of(int rank, int size) {
 }  // namespace
 
 StopRelay::StopRelay(const Communicator& world, StopSource& source)
-    : world_(world.duplicate()), source_(source) {
+    : world_(world.duplicate("stop requests")), source_(source) {
   if (world_.size() == 1) return;
   thread_ = deaf_thread([this] {
     try {
@@ -60,14 +64,12 @@ void StopRelay::end(Ending how) {
 }
 
 void StopRelay::work() {
-  Transport& transport = world_.transport();
+  Channel& channel = world_.channel();
   std::vector<Edge> edges = edges_of(world_.rank(), world_.size());
-  for (Edge& edge : edges) {  // `edges` does not move any more: receives write into it
-    const Incoming incoming{edge.rank, std::as_writable_bytes(std::span(&edge.signal, 1))};
-    edge.receive = transport.start({}, std::span(&incoming, 1));
+  for (Edge& edge : edges) {
+    edge.receive = receive_at_leisure(channel, edge.signal, bytes_of(*edge.signal), edge.rank);
   }
-  int said = 0;
-  std::unique_ptr<Operation> sends;
+  bool said = false;
   for (;;) {
     Ending ending;
     {
@@ -81,18 +83,18 @@ void StopRelay::work() {
     for (Edge& edge : edges) {
       if (edge.heard || !edge.receive->test()) continue;
       edge.heard = true;
-      if (edge.signal != 0) source_.request(edge.signal);
+      if (*edge.signal != 0) source_.request(*edge.signal);
     }
     const int signal = source_.token().signal();
-    if (!sends && (signal != 0 || ending == Ending::together)) {
-      said = signal;
-      std::vector<Outgoing> outgoing;
-      for (const Edge& edge : edges)
-        outgoing.push_back({edge.rank, std::as_bytes(std::span(&said, 1))});
-      sends = transport.start(outgoing, {});
+    if (!said && (signal != 0 || ending == Ending::together)) {
+      said = true;
+      const auto words = std::make_shared<int>(signal);
+      for (Edge& edge : edges) {
+        edge.send = send_at_leisure(channel, words, bytes_of(*words), edge.rank);
+      }
     }
-    const bool heard_all = std::ranges::all_of(edges, &Edge::heard);
-    if (ending == Ending::together && heard_all && sends->test()) return;
+    const auto is_over = [](const Edge& edge) { return edge.heard && edge.send->test(); };
+    if (ending == Ending::together && std::ranges::all_of(edges, is_over)) return;
   }
 }
 

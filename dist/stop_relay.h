@@ -3,8 +3,8 @@
 //
 //   StopSource source;                               // signal handlers write here
 //   dist::StopRelay relay(world, source);
-//   work(world, source.token());                     // a signal to any rank sets every rank's
-//   token relay.close();
+//   work(world, source.token());                     // a signal to any rank sets everyone's token
+//   relay.close();
 //
 // A request travels along a binary tree, one message an edge and direction: log2(ranks) hops of at
 // most 0.1 s. When exactly a rank sees it differs; what must be the same on all ranks still has to

@@ -1,19 +1,21 @@
-// How bytes travel between the ranks of one group. Below Communicator and Collectives; nothing
-// above dist/ includes it.
+// How bytes travel between ranks: MPI, threads of one process, or none (a lone rank). One object a
+// rank. Groups of ranks and collective algorithms are written once on top of it (dist/channel.h),
+// so that all backends give the same bits. Nothing above dist/ includes it.
 //
-// A backend has one primitive, start(): point-to-point messages. All collective algorithms are
-// written once on top of it, so MPI and simulated ranks give the same bits, and moving every
-// message to a progress thread later touches one class.
-//
-// Two ranks' messages are matched in the order in which each side posted them; both sides know the
-// sizes, and a message of zero bytes is not sent at all. THREADS: one transport, one thread.
+// THREADS: submit() by any; post() and Exchange by the thread that makes progress.
 #pragma once
+#include "dist/operation_observer.h"
+
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 
 namespace trestle::dist {
+
+class Operation;  // dist/progress.h
 
 struct Outgoing {
   int to;
@@ -25,47 +27,55 @@ struct Incoming {
   std::span<std::byte> bytes;
 };
 
-/// Messages under way. Their memory must live until wait() returns or test() says true. A destroyed
-/// unfinished operation withdraws the receives that have not been matched yet.
-class Operation {
+/// Messages under way. A destroyed unfinished one withdraws the receives that are not matched yet.
+class Exchange {
  public:
-  virtual ~Operation() = default;
-  virtual void wait() = 0;
+  virtual ~Exchange() = default;
   virtual bool test() = 0;
+};
+
+/// Where a transport's observer is told, one call at a time. Told when an operation is queued, it
+/// gives a receipt by which the rest of that operation's life is reported.
+class Observed {
+ public:
+  struct Receipt {
+    OperationObserver* observer = nullptr;
+    std::uint64_t id = 0;
+  };
+  void set(OperationObserver* observer);
+  Receipt queued(const OperationInfo& operation);
+  void started(const Receipt& receipt);
+  void finished(const Receipt& receipt);
+
+ private:
+  std::mutex mutex_;
+  OperationObserver* observer_ = nullptr;
 };
 
 class Transport {
  public:
   virtual ~Transport() = default;
+  /// Hands the operation to whoever makes progress here.
+  virtual void submit(std::shared_ptr<Operation> operation) = 0;
+  /// Posts messages to and from other world ranks. Those of one pair and tag are matched in the
+  /// order in which each side posted them. None is empty.
+  virtual std::unique_ptr<Exchange> post(int tag, std::span<const Outgoing> outgoing,
+                                         std::span<const Incoming> incoming) = 0;
+  virtual int largest_tag() const = 0;
 
-  virtual int rank() const = 0;
-  virtual int size() const = 0;
-  /// COLLECTIVE; see Communicator::split.
-  virtual std::shared_ptr<Transport> split(int color, int key) = 0;
-  /// Posts messages to and from other ranks, and returns.
-  virtual std::unique_ptr<Operation> start(std::span<const Outgoing> outgoing,
-                                           std::span<const Incoming> incoming) = 0;
+  Observed& observed() { return observed_; }
+  /// The lowest number that no channel of this rank has had. Channels are made by one thread.
+  std::uint32_t next_channel = 1;
 
-  void exchange(std::span<const Outgoing> outgoing, std::span<const Incoming> incoming) {
-    start(outgoing, incoming)->wait();
-  }
+ private:
+  Observed observed_;
 };
 
 /// For backends: a message had another size than its receiver expected.
 [[noreturn]] void throw_size_mismatch(int rank, int from, size_t expected,
                                       const std::string& arrived);
 
-/// The transport of a rank that is alone.
-std::shared_ptr<Transport> make_lone_transport();
-
-/// COLLECTIVE. Every rank's `mine`, all of one size, in rank order: all.size() == size *
-/// mine.size(). `mine` may be this rank's own part of `all`.
-void gather_equal(Transport& transport, std::span<const std::byte> mine, std::span<std::byte> all);
-
-/// COLLECTIVE. The root's bytes to every rank, along a binomial tree.
-void broadcast(Transport& transport, std::span<std::byte> bytes, int root);
-
-/// COLLECTIVE. Returns once every rank has entered; log2(size) rounds of one-byte messages.
-void barrier(Transport& transport);
+/// The transport of a rank that is alone: operations are done when submit() returns.
+std::shared_ptr<Transport> make_lone_transport(int largest_tag);
 
 }  // namespace trestle::dist

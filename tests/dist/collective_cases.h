@@ -7,8 +7,12 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstring>
 #include <random>
+#include <thread>
 #include <vector>
 
 namespace trestle::dist::testing_cases {
@@ -110,6 +114,117 @@ inline void reduce_scatter_equals_the_serial_loop(Collectives& c) {
   });
 }
 
+inline void bfloat16_is_summed_in_float32(Collectives& c) {
+  const int rank = c.communicator().rank(), size = c.communicator().size();
+  const auto bits_of = [&](int r, int64_t count) {
+    return contribution(r, size * count, at::kDouble).to(at::kBFloat16);
+  };
+  for (const int64_t count : kCounts) {
+    const at::Tensor in = bits_of(rank, count);
+    at::Tensor out = at::full({count}, 99, at::kFloat);
+    c.reduce_scatter(in, out, ReduceOp::sum).wait();
+    // Nothing of torch: a bfloat16 is the upper half of a float.
+    std::vector<at::Tensor> all;
+    for (int r = 0; r < size; ++r) all.push_back(bits_of(r, count));
+    for (int64_t i = 0; i < count; ++i) {
+      const auto value = [&](int r) {
+        const auto* bits = static_cast<const uint16_t*>(all[r].data_ptr()) + rank * count + i;
+        return std::bit_cast<float>(uint32_t{*bits} << 16);
+      };
+      float sum = value(0);
+      for (int r = 1; r < size; ++r) sum += value(r);
+      ASSERT_EQ(std::bit_cast<uint32_t>(out.data_ptr<float>()[i]), std::bit_cast<uint32_t>(sum));
+    }
+    EXPECT_TRUE(same_bits(in, bits_of(rank, count))) << "the input was written";
+  }
+}
+
+inline void many_operations_at_once(Collectives& c) {
+  // More than may be in flight, of all kinds and sizes, waited for in another order on each rank.
+  const int rank = c.communicator().rank(), size = c.communicator().size();
+  struct Issued {
+    at::Tensor in, out, expected;
+    Work work = {};
+  };
+  std::vector<Issued> issued;
+  for (int i = 0; i < 36; ++i) {
+    const int64_t count = kCounts[i % std::size(kCounts)] * (1 + 40 * (i % 3));
+    const at::Tensor whole = reduced(size, size * count, at::kFloat, ReduceOp::sum);
+    Issued& it = issued.emplace_back();
+    it.in = contribution(rank, size * count, at::kFloat);
+    switch (i % 4) {
+      case 0:
+        it.out = it.in;
+        it.expected = whole;
+        it.work = c.all_reduce(it.out, ReduceOp::sum, "sum");
+        break;
+      case 1:
+        it.out = at::full({count}, 99, at::kFloat);
+        it.expected = whole.narrow(0, rank * count, count);
+        it.work = c.reduce_scatter(it.in, it.out, ReduceOp::sum);
+        break;
+      case 2:
+        it.out = at::zeros({size, size * count});
+        it.expected = at::empty({size, size * count});
+        for (int r = 0; r < size; ++r) {
+          it.expected[r].copy_(contribution(r, size * count, at::kFloat));
+        }
+        it.work = c.all_gather(it.in, it.out);
+        break;
+      default:
+        it.out = it.in;
+        it.expected = contribution(i % size, size * count, at::kFloat);
+        it.work = c.broadcast(it.out, i % size);
+    }
+  }
+  std::mt19937 order(rank);
+  std::ranges::shuffle(issued, order);
+  for (Issued& it : issued) {
+    it.work.wait();
+    EXPECT_TRUE(same_bits(it.out, it.expected));
+  }
+}
+
+inline void a_stalled_channel_stops_no_other(Collectives& c) {
+  const int rank = c.communicator().rank(), size = c.communicator().size();
+  const auto other = make_collectives(c.communicator());
+  if (size == 1) return;
+  at::Tensor stalled = contribution(rank, 1000, at::kFloat);
+  Work work;
+  if (rank != size - 1) work = c.all_reduce(stalled, ReduceOp::sum);
+  for (int i = 0; i < 5; ++i) {
+    at::Tensor values = contribution(rank, 5000, at::kFloat);
+    other->all_reduce(values, ReduceOp::sum).wait();
+    EXPECT_TRUE(same_bits(values, reduced(size, 5000, at::kFloat, ReduceOp::sum)));
+    EXPECT_TRUE(rank == size - 1 || !work.test()) << "without the last rank";
+  }
+  other->communicator().barrier();
+  if (rank == size - 1) work = c.all_reduce(stalled, ReduceOp::sum);
+  work.wait();
+  EXPECT_TRUE(same_bits(stalled, reduced(size, 1000, at::kFloat, ReduceOp::sum)));
+}
+
+inline void threads_use_channels_at_once(Collectives& c) {
+  const int rank = c.communicator().rank(), size = c.communicator().size();
+  const auto second = make_collectives(c.communicator());
+  const Communicator third = c.communicator().duplicate();
+  const auto rounds = [&](Collectives& collectives, int64_t count, int times) {
+    const at::Tensor expected = reduced(size, count, at::kDouble, ReduceOp::sum);
+    for (int i = 0; i < times; ++i) {
+      at::Tensor values = contribution(rank, count, at::kDouble);
+      collectives.all_reduce(values, ReduceOp::sum).wait();
+      EXPECT_TRUE(same_bits(values, expected)) << "round " << i;
+    }
+  };
+  std::jthread small([&] { rounds(*second, 3, 60); });
+  std::jthread words([&] {
+    for (int i = 0; i < 60; ++i) {
+      EXPECT_EQ(third.broadcast_bytes(std::to_string(i), i % size), std::to_string(i));
+    }
+  });
+  rounds(c, 20'000, 12);
+}
+
 inline void large_tensors_pass_through_staging(Collectives& c) {
   // Several rounds of the 8 MiB that a reduction stages, the last one short.
   const int rank = c.communicator().rank(), size = c.communicator().size();
@@ -209,6 +324,8 @@ inline void refuses_what_it_cannot_do(Collectives& c) {
             "broadcast got a tensor on meta (this backend moves host memory). Copy it to the CPU "
             "first.");
   EXPECT_NE(text_of([&] { c.all_reduce(undefined, ReduceOp::sum).wait(); }), "");
+  at::Tensor half_part = at::zeros({4}, at::kBFloat16);
+  EXPECT_NE(text_of([&] { c.reduce_scatter(half, half_part, ReduceOp::sum).wait(); }), "");
 
   at::Tensor in = at::zeros({4 * size}), out = at::zeros({4}), wrong = at::zeros({5});
   at::Tensor doubles = at::zeros({4}, at::kDouble), strided = at::zeros({8}).slice(0, 0, 8, 2);
@@ -247,6 +364,10 @@ inline void keeps_apart_from_its_communicator(Collectives& c) {
 inline constexpr CollectiveCase kCollectiveCases[] = {
     {"all_reduce_equals_the_serial_loop", all_reduce_equals_the_serial_loop},
     {"reduce_scatter_equals_the_serial_loop", reduce_scatter_equals_the_serial_loop},
+    {"bfloat16_is_summed_in_float32", bfloat16_is_summed_in_float32},
+    {"many_operations_at_once", many_operations_at_once},
+    {"a_stalled_channel_stops_no_other", a_stalled_channel_stops_no_other},
+    {"threads_use_channels_at_once", threads_use_channels_at_once},
     {"large_tensors_pass_through_staging", large_tensors_pass_through_staging},
     {"all_gather_of_any_dtype", all_gather_of_any_dtype},
     {"broadcasts_from_every_root", broadcasts_from_every_root},

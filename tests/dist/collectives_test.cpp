@@ -16,7 +16,9 @@ class EveryCollectives : public testing::TestWithParam<CollectiveCase> {};
 TEST_P(EveryCollectives, Simulated) {
   for (const int ranks : {1, 2, 3, 4, 7}) {
     SCOPED_TRACE(fmt::format("{} ranks", ranks));
-    simulate(ranks, [](const Communicator& world) { GetParam().run(*make_collectives(world)); });
+    const auto run = [](const Communicator& world) { GetParam().run(*make_collectives(world)); };
+    simulate(ranks, run);
+    simulate(ranks, run, Progress::Start::at_once);
   }
 }
 
@@ -67,6 +69,73 @@ TEST(Collectives, FailureElsewhereEndsAWait) {
                           collectives->all_reduce(values, ReduceOp::sum).wait();
                         }),
                std::domain_error);
+}
+
+TEST(Collectives, ResultsAreThereAfterWaitAndNotBefore) {
+  // What simulated ranks are for: a caller that reads too early is wrong every time.
+  simulate(2, [](const Communicator& world) {
+    const auto collectives = make_collectives(world);
+    const at::Tensor mine = at::full({4}, 1.0f + world.rank());
+    at::Tensor summed = mine.clone(), part = at::zeros({2}), all = at::zeros({8});
+    Work sum = collectives->all_reduce(summed, ReduceOp::sum);
+    Work scatter = collectives->reduce_scatter(mine, part, ReduceOp::sum);
+    Work gather = collectives->all_gather(mine, all);
+    EXPECT_TRUE(same_bits(summed, mine));
+    EXPECT_TRUE(part.eq(0).all().item<bool>());
+    EXPECT_TRUE(all.eq(0).all().item<bool>());
+    gather.wait();
+    sum.wait();
+    scatter.wait();
+    EXPECT_TRUE(summed.eq(3).all().item<bool>());
+    EXPECT_TRUE(part.eq(3).all().item<bool>());
+    EXPECT_TRUE(all.narrow(0, 4, 4).eq(2).all().item<bool>());
+  });
+}
+
+TEST(Collectives, AnErrorIsThrownOnce) {
+  simulate(2, [](const Communicator& world) {
+    const auto collectives = make_collectives(world);
+    // Rank 1 sends less than rank 0 expects.
+    at::Tensor values = at::zeros({world.rank() == 0 ? 8 : 4});
+    if (world.rank() == 1) return collectives->send(values, 0).wait();
+    Work waited = collectives->recv(values, 1);
+    EXPECT_THROW(waited.wait(), Error);
+    waited.wait();
+    EXPECT_TRUE(waited.test());
+  });
+  simulate(2, [](const Communicator& world) {
+    const auto collectives = make_collectives(world);
+    at::Tensor values = at::zeros({world.rank() == 0 ? 8 : 4});
+    if (world.rank() == 1) return collectives->send(values, 0).wait();
+    Work tested = collectives->recv(values, 1);
+    const auto poll = [&] {
+      while (!tested.test()) {
+      }
+    };
+    EXPECT_THROW(poll(), Error);
+    poll();
+  });
+}
+
+TEST(Collectives, UnwindingLeavesTheOperationToItself) {
+  for (const auto start : {Progress::Start::late, Progress::Start::at_once}) {
+    simulate(
+        2,
+        [](const Communicator& world) {
+          const auto collectives = make_collectives(world);
+          try {
+            at::Tensor lost = at::full({1 << 16}, world.rank());
+            // The other rank has not issued it yet: waiting here could last for ever.
+            Work work = collectives->all_reduce(lost, ReduceOp::sum);
+            throw std::runtime_error("in between");
+          } catch (const std::runtime_error&) {
+          }
+          at::Tensor values = at::ones({3});
+          collectives->all_reduce(values, ReduceOp::sum).wait();
+          EXPECT_TRUE(values.eq(2).all().item<bool>());
+        },
+        start);
+  }
 }
 
 TEST(Collectives, ManyRanks) {

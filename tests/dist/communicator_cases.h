@@ -104,6 +104,30 @@ inline void splits_by_color_and_key(const Communicator& ranks) {
   EXPECT_EQ(from_ranks, std::vector<std::string>(size, "self"));
 }
 
+inline void splits_of_splits(const Communicator& ranks) {
+  // Groups of groups, all used in turn, in another order on odd ranks where members allow it.
+  const int size = ranks.size(), rank = ranks.rank();
+  const Communicator halves = ranks.split(2 * rank / size, 0);
+  const Communicator pairs = halves.split(halves.rank() / 2, 0);
+  const Communicator alone = pairs.split(pairs.rank(), 0);
+  const Communicator twin = pairs.duplicate();
+  const Communicator again = ranks.duplicate();
+  EXPECT_LE(pairs.size(), 2);
+  EXPECT_EQ(alone.size(), 1);
+  for (int round = 0; round < 3; ++round) {
+    const auto sum = [&](const Communicator& group, int64_t value) {
+      group.all_reduce(std::span(&value, 1), ReduceOp::sum);
+      return value;
+    };
+    EXPECT_EQ(sum(pairs, 1), pairs.size());
+    EXPECT_EQ(sum(twin, 10), 10 * pairs.size());
+    EXPECT_EQ(sum(halves, 100), 100 * halves.size());
+    EXPECT_EQ(sum(alone, 7), 7);
+    EXPECT_EQ(sum(again, 1000), 1000 * size);
+    EXPECT_EQ(sum(ranks, 3), 3 * size);
+  }
+}
+
 /// The exit code and text that f ends with on this rank.
 template <class F>
 std::pair<int, std::string> failure_of(F&& f) {
@@ -172,6 +196,7 @@ inline constexpr CommunicatorCase kCommunicatorCases[] = {
     {"finds_extremes", finds_extremes},
     {"barrier_holds_everyone", barrier_holds_everyone},
     {"splits_by_color_and_key", splits_by_color_and_key},
+    {"splits_of_splits", splits_of_splits},
     {"agrees_on_the_lowest_failure", agrees_on_the_lowest_failure},
 };
 

@@ -4,6 +4,7 @@
 #include "dist/communicator.h"
 #include "dist/mpi_check.h"
 #include "dist/mpi_transport.h"
+#include "dist/operations.h"
 #include "tests/dist/communicator_cases.h"
 
 #include <gtest/gtest.h>
@@ -26,7 +27,9 @@ TEST_P(EveryCommunicator, Reversed) {
 }
 
 TEST_P(EveryCommunicator, SmallPieces) {
-  GetParam().run(Communicator(make_mpi_world_transport(/*piece_bytes=*/5)));
+  const auto channel = make_mpi_world_channel();
+  channel->cut_messages(5);
+  GetParam().run(Communicator(channel));
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, EveryCommunicator, testing::ValuesIn(kCommunicatorCases),
@@ -47,15 +50,15 @@ TEST(MpiCommunicator, BarrierWaitsForTheLast) {
 TEST(MpiCommunicator, DifferentSizesAreNamed) {
   const Communicator world = Communicator::world();
   if (world.size() < 2) return;
-  Transport& transport = world.transport();
   // One message each way on ranks 0 and 1, shorter and longer than what its receiver expects.
   for (const size_t sent : {3, 24}) {
     if (world.rank() > 1) break;
     std::vector<std::byte> out(sent), in(8);
     const int other = 1 - world.rank();
-    const Outgoing outgoing{other, out};
-    const Incoming incoming{other, in};
-    const auto failure = failure_of([&] { transport.exchange({&outgoing, 1}, {&incoming, 1}); });
+    const Pending sending = send(world.channel(), {.kind = "send"}, out, other);
+    const Pending receiving = receive(world.channel(), {.kind = "recv"}, in, other);
+    const auto failure = failure_of([&] { receiving->wait(); });
+    sending->wait();
     EXPECT_EQ(failure.first, 7);
     EXPECT_NE(failure.second.find("expected 8 bytes from rank " + std::to_string(other)),
               std::string::npos)

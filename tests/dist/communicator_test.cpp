@@ -2,6 +2,7 @@
 // or leaves does not strand the others.
 #include "dist/communicator.h"
 
+#include "dist/channel.h"
 #include "dist/simulated.h"
 #include "tests/dist/communicator_cases.h"
 
@@ -23,6 +24,7 @@ TEST_P(EveryCommunicator, Simulated) {
   for (const int ranks : {1, 2, 3, 4, 5, 8, 13}) {
     SCOPED_TRACE(fmt::format("{} ranks", ranks));
     simulate(ranks, GetParam().run);
+    simulate(ranks, GetParam().run, Progress::Start::at_once);
   }
 }
 
@@ -45,6 +47,20 @@ TEST(Communicator, BarrierWaitsForTheLast) {
       });
     }
   }
+}
+
+TEST(Communicator, ChannelsEndWithTheTagsOfTheLibrary) {
+  // A number is never used again, so that no late message of an old group reaches a new one.
+  auto lone = std::make_shared<Channel>(make_lone_transport(/*largest_tag=*/24), 0,
+                                        std::vector<int>{0}, 0, "small");
+  const Communicator world(lone);
+  world.duplicate().duplicate().barrier();
+  const auto failure = failure_of([&] {
+    for (int i = 3; i <= 5; ++i) world.duplicate();
+  });
+  EXPECT_EQ(failure.first, 4);
+  EXPECT_NE(failure.second.find("tags of this MPI library end at 24"), std::string::npos)
+      << failure.second;
 }
 
 TEST(Communicator, AgreedMovesWhatCannotBeCopied) {
