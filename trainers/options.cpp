@@ -44,6 +44,13 @@ void TrainOptions::describe(configs::Fields& f) {
            .min = 0,
            .needs = {"on_nonfinite", "skip"},
            .may_change = true});
+  f.field(
+      "checkpoint_every", checkpoint_every,
+      {.help = "gradient checkpointing: backward recomputes the activations of this many blocks "
+               "at a time instead of keeping them; 0: keeps all",
+       .unit = "blocks",
+       .min = 0,
+       .may_change = true});
 }
 
 void DistOptions::describe(configs::Fields& f) {

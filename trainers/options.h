@@ -24,6 +24,7 @@ struct TrainOptions {  // [train]
   double max_grad_norm = 1.0;
   std::string on_nonfinite = "skip";
   std::int64_t max_skips = 20;
+  std::int64_t checkpoint_every = 0;
   void describe(configs::Fields& fields);
 };
 

@@ -2,13 +2,16 @@
 
 #include "base/error.h"
 #include "models/nn/activations.h"
+#include "models/nn/checkpointed_call.h"
 #include "models/nn/fused.h"
 #include "models/nn/gated_conv.h"
 #include "models/nn/modulation.h"
 
 #include <ATen/ATen.h>
 
+#include <any>
 #include <cmath>
+#include <optional>
 
 namespace trestle::models::sana {
 namespace {
@@ -34,6 +37,12 @@ std::vector<SanaBlock> make_blocks(const nn::Scope& scope, const SanaConfig& con
   }
   return blocks;
 }
+
+/// What a block needs besides tensors, kept for backward where it recomputes the block.
+struct BlockSetting {
+  std::int64_t rows, columns;
+  std::optional<DropoutDraws> dropout;
+};
 
 }  // namespace
 
@@ -155,9 +164,17 @@ at::Tensor SanaTransformer::operator()(const SanaInput& input) const {
       time_linear_(nn::silu(embedded_time)).unflatten(1, {6, -1});             // [B, 6, D]
   const at::Tensor text = caption_norm_(caption_projection_(input.text_blc));  // [B, L, D]
 
-  for (const SanaBlock& block : blocks_) {
-    x = block(x, text, text_bias, modulation, rows, columns, input.dropout);
-  }
+  const nn::Block block = [this](std::size_t i, const nn::Tensors& tokens,
+                                 const nn::Tensors& shared, const std::any& extra) -> nn::Tensors {
+    const auto& setting = std::any_cast<const BlockSetting&>(extra);
+    const auto* dropout = setting.dropout ? &*setting.dropout : nullptr;
+    return {blocks_[i](tokens[0], shared[0], shared[1], shared[2], setting.rows, setting.columns,
+                       dropout)};
+  };
+  BlockSetting setting{rows, columns, std::nullopt};
+  if (input.dropout != nullptr) setting.dropout = *input.dropout;
+  x = nn::run_blocks(blocks_.size(), input.checkpoint_every, block, {x},
+                     {text, text_bias, modulation}, setting)[0];
 
   const auto out = (scale_shift_table_.unsqueeze(0) + embedded_time.unsqueeze(1)).chunk(2, 1);
   x = nn::modulate(norm_out_, x, /*shift_b1d=*/out[0], /*scale_b1d=*/out[1]);

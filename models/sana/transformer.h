@@ -9,7 +9,8 @@
 //   const SanaTransformer model(config, parameters.root());
 //   at::Tensor velocity_bchw = model({.latents_bchw = x, .text_blc = e, .timestep_b = t});
 //
-// LOCAL. STREAM: the current one. THREADS: calls are const and may run at once.
+// LOCAL. STREAM: the current one. THREADS: calls are const and may run at once. With gradient
+// checkpointing the model must stay where it is until backward is done.
 #pragma once
 #include "base/ids.h"
 #include "base/torch/draws.h"
@@ -18,15 +19,14 @@
 
 #include <ATen/core/TensorBody.h>
 
-#include <span>
 #include <vector>
 
 namespace trestle::models::sana {
 
 /// Dropout masks belong to samples, so they need to know which samples these are.
 struct DropoutDraws {
-  const Draws& draws;
-  std::span<const Position> positions;  ///< one a batch row
+  Draws draws;
+  std::vector<Position> positions;  ///< one a batch row
 };
 
 struct SanaInput {
@@ -35,6 +35,7 @@ struct SanaInput {
   at::Tensor timestep_b;    ///< 0..1000, any float; the config's timestep_scale already applied
   at::Tensor text_mask_bl;  ///< 1 keep, 0 discard; undefined: keep all
   const DropoutDraws* dropout = nullptr;  ///< null: evaluation
+  std::int64_t checkpoint_every = 0;      ///< blocks that backward recomputes together; 0: none
 };
 
 /// attn1: linear attention with a ReLU kernel; the core runs in fp32 whatever the dtype.

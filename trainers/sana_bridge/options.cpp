@@ -24,11 +24,13 @@ void ModelOptions::describe(configs::Fields& f) {
 }
 
 Options read_options(const configs::Recipe& recipe) {
+  const auto train = recipe.section<TrainOptions>("train");
   Options o{.bridge = recipe.section<BridgeOptions>("task"),
             .model = recipe.section<ModelOptions>("model"),
             .data = recipe.section<data::PairedPicturesOptions>("data"),
             .sampler = recipe.section<processes::BridgeSamplerOptions>("sample"),
-            .micro_batch = recipe.section<TrainOptions>("train").micro_batch,
+            .micro_batch = train.micro_batch,
+            .checkpoint_every = train.checkpoint_every,
             .seed = static_cast<std::uint64_t>(recipe.section<RunOptions>("run").seed)};
 
   std::string problems;
@@ -75,6 +77,12 @@ Options read_options(const configs::Recipe& recipe) {
             "model.patch_size = {} does not divide model.sample_size = {} (tokens would not tile "
             "the latents). Change one of them.",
             o.model.patch_size, o.model.sample_size));
+  }
+  if (o.checkpoint_every > o.model.num_layers) {
+    refuse("train.checkpoint_every",
+           fmt::format("train.checkpoint_every = {} (the model has model.num_layers = {} blocks). "
+                       "Set it to 0 for no checkpointing, or to at most {}.",
+                       o.checkpoint_every, o.model.num_layers, o.model.num_layers));
   }
   if (!problems.empty()) throw Error(ExitCode::usage, problems);
   return o;

@@ -31,6 +31,7 @@ struct Options {
   data::PairedPicturesOptions data;
   processes::BridgeSamplerOptions sampler;
   std::int64_t micro_batch = 1;
+  std::int64_t checkpoint_every = 0;
   std::uint64_t seed = 0;
 };
 

@@ -49,6 +49,10 @@ SanaBridge::SanaBridge(const Options& options, Materialise materialise)
   if (materialise == Materialise::weights) return;  // said when the recipe was checked
   const auto warning = processes::ode_warning(options_.sampler, options_.bridge.noise_scale);
   if (!warning.empty()) log_common_warning(warning);
+  if (const std::int64_t every = options_.checkpoint_every; every > 0) {
+    log_debug("gradient checkpointing: backward recomputes {} blocks in segments of {}",
+              options_.model.num_layers, every);
+  }
 }
 
 std::vector<ParameterGroup> SanaBridge::groups() {
@@ -73,7 +77,8 @@ at::Tensor SanaBridge::velocity(const at::Tensor& x, const at::Tensor& time_b,
                  .text_blc = batch.tensor("text").to(dtype),
                  .timestep_b = time_b * (kTimesteps * options_.model.timestep_scale),
                  .text_mask_bl = batch.tensor("text_mask"),
-                 .dropout = dropout});
+                 .dropout = dropout,
+                 .checkpoint_every = options_.checkpoint_every});
 }
 
 LossReport SanaBridge::loss(const Objective&, const data::Batch& batch,
