@@ -54,7 +54,8 @@ std::vector<RecipeDifference> differences(std::string_view resolved_toml_before,
     if (difference.before != difference.now) found.push_back(std::move(difference));
   };
   for (const DescribedOption& option : schema.options()) {
-    compare({option.name(), before.value_of(option, schema), now.value_of(option, schema), option.may_change});
+    compare({option.name(), before.value_of(option, schema), now.value_of(option, schema),
+             option.may_change});
   }
   for (const Entry& entry : before.entries()) {
     if (schema.find(entry.section, entry.key)) continue;

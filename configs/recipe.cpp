@@ -183,7 +183,8 @@ std::vector<Explained> Recipe::explain(const Schema& schema) const {
     }
     if (option.needs) {
       one.needs = option.needs->text();
-      one.has_effect = data_->value_of(schema.needed_by(option), schema) == option.needs->value_text();
+      one.has_effect =
+          data_->value_of(schema.needed_by(option), schema) == option.needs->value_text();
     }
     all.push_back(std::move(one));
   }

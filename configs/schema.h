@@ -30,7 +30,8 @@ class Schema {
   /// it leaves out is as in the section `inherits`.
   template <class Options>
   void overlay(const std::string& name, const std::string& inherits) {
-    add(name, [](Fields& fields) { Options().describe(fields); }, inherits);
+    add(
+        name, [](Fields& fields) { Options().describe(fields); }, inherits);
   }
 
   /// In the order of description; options of one section stand together.

@@ -257,9 +257,7 @@ class GradientReducer::Impl {
     return groups_[part.group].flat.plan().buckets()[part.bucket];
   }
   /// Micro batches are added up first, unless nobody may hold all gradients.
-  bool reduces_in(std::int64_t micro) const {
-    return pooled() || micro + 1 == micro_steps_;
-  }
+  bool reduces_in(std::int64_t micro) const { return pooled() || micro + 1 == micro_steps_; }
 
   void add_hooks(std::size_t g) {
     Group& group = groups_[g];
@@ -475,7 +473,7 @@ class GradientReducer::Impl {
     const Group& group = groups_[part.group];
     const Bucket& bucket = bucket_of(part);
     const ElementSpan held = group.whole ? ElementSpan{bucket.begin, bucket.end}
-                                          : group.flat.plan().shard(bucket, rank());
+                                         : group.flat.plan().shard(bucket, rank());
     const std::int64_t begin = std::max(held.begin, place.offset);
     const std::int64_t end = std::min(held.end, place.offset + place.numel);
     if (begin >= end) return;
@@ -548,8 +546,8 @@ class GradientReducer::Impl {
   std::vector<Part> lent_;
 };
 
-GradientReducer::GradientReducer(const std::vector<ReducedGroup>& groups,
-                                 Collectives& collectives, const ReducerOptions& options)
+GradientReducer::GradientReducer(const std::vector<ReducedGroup>& groups, Collectives& collectives,
+                                 const ReducerOptions& options)
     : impl_(std::make_unique<Impl>(groups, collectives, options, parts_)) {}
 GradientReducer::~GradientReducer() = default;
 

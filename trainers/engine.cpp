@@ -63,8 +63,7 @@ EngineOptions EngineOptions::of(const configs::Recipe& recipe, Task& task) {
   const auto shard = std::ranges::find(kShardNames, dist.shard) - std::begin(kShardNames);
   EngineOptions options{
       .reducer = {.shard = static_cast<dist::ShardMode>(shard),
-                  .wire =
-                      dist.wire_dtype == "bf16" ? dist::WireDtype::bf16 : dist::WireDtype::sum},
+                  .wire = dist.wire_dtype == "bf16" ? dist::WireDtype::bf16 : dist::WireDtype::sum},
       .bucket_bytes = dist.bucket_bytes,
       .max_grad_norm = recipe.section<TrainOptions>("train").max_grad_norm,
       .ema = recipe.section<EmaOptions>("ema"),
@@ -117,16 +116,15 @@ struct Engine::Impl {
     parameters.insert(parameters.end(), group.parameters.begin(), group.parameters.end());
     Life& life = lives.emplace_back();
     life.options = options.of_group(group.name);
-    const dist::BucketOptions buckets{.ranks = world().size(),
-                                      .element_bytes = 4,
-                                      .bucket_bytes = options.bucket_bytes};
+    const dist::BucketOptions buckets{
+        .ranks = world().size(), .element_bytes = 4, .bucket_bytes = options.bucket_bytes};
     const auto shard = group.project ? dist::ShardMode::none : options.reducer.shard;
     for (auto& [dtype, leaves] : by_dtype(group)) {
       life.parts.push_back(groups.size());
-      groups.emplace_back(std::make_unique<dist::FlatGroup>(group.name, std::move(leaves), buckets),
-                          std::make_unique<FusedAdamW>(life.options.adamw), collectives,
-                          ShardedGroupOptions{
-                              .shard = shard,
+      groups.emplace_back(
+          std::make_unique<dist::FlatGroup>(group.name, std::move(leaves), buckets),
+          std::make_unique<FusedAdamW>(life.options.adamw), collectives,
+          ShardedGroupOptions{.shard = shard,
                               .averages = options.ema.enabled && group.ema ? std::size_t{1} : 0});
     }
     life.group = std::move(group);
@@ -175,8 +173,8 @@ struct Engine::Impl {
   /// Only what this line trains now takes part in autograd.
   void choose_leaves(const Line& line, Step step) {
     for (std::size_t l = 0; l < lives.size(); ++l) {
-      const bool trained = std::ranges::count(line.lives, l) > 0 &&
-                           lives[l].group.active.contains(step);
+      const bool trained =
+          std::ranges::count(line.lives, l) > 0 && lives[l].group.active.contains(step);
       for (const auto& leaf : lives[l].group.parameters) {
         if (leaf.tensor.requires_grad() != trained) leaf.tensor.requires_grad_(trained);
       }
@@ -216,8 +214,7 @@ struct Engine::Impl {
                            .grad_norm = std::sqrt(tally.squares.value()),
                            .not_finite = {}};
     stop = stop || tally.flags[Tally::stop] > 0;
-    for (const auto& text :
-         inputs.bad_samples.merge(world(), tally.flags[Tally::bad_news] > 0)) {
+    for (const auto& text : inputs.bad_samples.merge(world(), tally.flags[Tally::bad_news] > 0)) {
       log_common_warning(text);
     }
     say_unused(line);
@@ -342,8 +339,7 @@ struct Engine::Impl {
       Life& life = lives[l];
       if (!life.group.active.contains(inputs.step)) continue;
       ++life.count;
-      const double factor =
-          schedule_factor(life.options.schedule, inputs.step, inputs.total_steps);
+      const double factor = schedule_factor(life.options.schedule, inputs.step, inputs.total_steps);
       for (const std::size_t g : life.parts) {
         life_of[g] = &life;
         decays[g] = options.ema.decay_after(life.count - 1);
@@ -370,8 +366,8 @@ struct Engine::Impl {
       const dist::FlatGroup& flat = group.flat();
       const dist::Bucket& bucket = flat.plan().buckets()[part.bucket];
       const dist::ElementSpan span = group.held(part.bucket);
-      const at::Tensor gradient = line.reducer->gradients(part),
-                       master = group.master(part.bucket), average = group.average(part.bucket);
+      const at::Tensor gradient = line.reducer->gradients(part), master = group.master(part.bucket),
+                       average = group.average(part.bucket);
       for (const std::size_t i : bucket.parameters) {
         const dist::Placement& place = flat.plan().placements()[i];
         const std::int64_t begin = std::max(span.begin, place.offset);
@@ -411,7 +407,8 @@ StepReport Engine::step(const StepInputs& inputs) { return impl_->step(inputs); 
 
 void Engine::state(checkpoint::Scope& root) {
   for (auto& life : impl_->lives) {
-    checkpoint::Scope optim = count_scope(root.child("optim"), life.group.name, impl_->lives.size());
+    checkpoint::Scope optim =
+        count_scope(root.child("optim"), life.group.name, impl_->lives.size());
     optim.number("count", life.count);
     if (impl_->options.ema.enabled && life.group.ema) {
       std::int64_t updates = life.count;  // an average is updated with every step

@@ -47,8 +47,8 @@ class Engine {
   ~Engine();
 
   /// For each objective that is due: forward and backward over this rank's micro batches, sums over
-  /// all ranks, clipping, optimizer, averages. An error on any rank is thrown on every rank before parameters change. Where a
-  /// number is not finite nothing is updated, and the report says which.
+  /// all ranks, clipping, optimizer, averages. An error on any rank is thrown on every rank before
+  /// parameters change. Where a number is not finite nothing is updated, and the report says which.
   StepReport step(const StepInputs& inputs);
 
   /// The parameters are whole: what the last step still gathers has come. COLLECTIVE.

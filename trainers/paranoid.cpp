@@ -90,7 +90,7 @@ StepReport Paranoid::plain_side(const StepInputs& inputs, std::vector<data::Batc
                        .total_steps = inputs.total_steps,
                        .bad_samples = unsaid,
                        .stop = {}};
-  engine_.wait();  // the plain forward reads the parameters, too
+  engine_.wait();                  // the plain forward reads the parameters, too
   std::vector<at::Tensor> before;  // its optimizer moves them, and the engine starts where it did
   for (const auto& leaf : engine_.parameters()) before.push_back(leaf.tensor.detach().clone());
   StepParts parts{.task = task_,
@@ -112,8 +112,8 @@ StepReport Paranoid::plain_side(const StepInputs& inputs, std::vector<data::Batc
 
 void Paranoid::compare(const StepInputs& inputs, const StepReport& plain,
                        const StepReport& fast) const {
-  const bool same_order = inputs.micro_steps == 1 ||
-                          options_.reducer.shard != dist::ShardMode::gradients;
+  const bool same_order =
+      inputs.micro_steps == 1 || options_.reducer.shard != dist::ShardMode::gradients;
   const bool rounded = options_.reducer.wire == dist::WireDtype::bf16;
   const double tolerance = rounded ? 2e-2 : same_order ? 0.0 : 1e-6;
   const auto differ = [&](const std::string& what) {

@@ -44,8 +44,8 @@ std::string first_not_finite(const std::vector<NamedParameter>& leaves) {
 std::vector<PlainGroup*> trained(StepParts& parts, const Objective& objective, Step step) {
   std::vector<PlainGroup*> groups;
   for (PlainGroup& plain : parts.groups) {
-    const bool is_trained =
-        std::ranges::count(objective.groups, plain.group.name) > 0 && plain.group.active.contains(step);
+    const bool is_trained = std::ranges::count(objective.groups, plain.group.name) > 0 &&
+                            plain.group.active.contains(step);
     if (is_trained) groups.push_back(&plain);
     for (const auto& leaf : plain.group.parameters) leaf.tensor.requires_grad_(is_trained);
   }

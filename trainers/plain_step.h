@@ -38,8 +38,8 @@ struct StepParts {
 /// For each objective that is due: forward and backward over this rank's micro batches, sum of
 /// gradients over all ranks, clipping, optimizer, EMA. An error on any rank is thrown on every rank
 /// before parameters change. Where the loss or a gradient is not finite nothing is updated, and the
-/// report names the rank, the step and the first such tensor. Afterwards the .grad of each leaf that
-/// was trained holds the sum over the ranks.
+/// report names the rank, the step and the first such tensor. Afterwards the .grad of each leaf
+/// that was trained holds the sum over the ranks.
 StepReport plain_step(StepParts& parts, const StepInputs& inputs);
 
 }  // namespace trestle::trainers

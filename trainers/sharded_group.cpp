@@ -61,8 +61,8 @@ at::Tensor ShardedGroup::average(std::size_t bucket) const {
 
 void ShardedGroup::step(std::size_t bucket, const at::Tensor& gradient, const StepScalars& scalars,
                         std::span<const double> decays, const Project& project) {
-  Shard shard{.master = master(bucket), .gradient = gradient, .state = {}, .averages = {},
-              .parameter = {}};
+  Shard shard{
+      .master = master(bucket), .gradient = gradient, .state = {}, .averages = {}, .parameter = {}};
   for (const Plane& plane : planes_) shard.state.push_back(piece(plane, bucket));
   if (!project) {
     for (std::size_t k = 0; k < averages_.size(); ++k)
@@ -76,8 +76,8 @@ void ShardedGroup::step(std::size_t bucket, const at::Tensor& gradient, const St
   for (const std::size_t i : flat_->plan().buckets()[bucket].parameters) {
     const dist::Placement& place = flat_->plan().placements()[i];
     const std::int64_t begin = place.offset - span.begin;
-    at::Tensor whole = shard.master.slice(0, begin, begin + place.numel)
-                           .view(flat_->leaves()[i].tensor.sizes());
+    at::Tensor whole =
+        shard.master.slice(0, begin, begin + place.numel).view(flat_->leaves()[i].tensor.sizes());
     project(flat_->leaves()[i].name, whole);
   }
   if (shard.parameter.defined()) shard.parameter.copy_(shard.master);

@@ -38,7 +38,8 @@ struct ObjectiveReport {
   std::string name;
   double loss = 0;       ///< over the global batch
   double grad_norm = 0;  ///< global, before clipping
-  /// Which number was not finite, on which rank: its groups were not updated then. Empty: they were.
+  /// Which number was not finite, on which rank: its groups were not updated then. Empty: they
+  /// were.
   std::string not_finite;
 };
 
@@ -53,7 +54,8 @@ struct StepReport {
 class MicroBatches {
  public:
   /// Keeps them where they are read more than once.
-  MicroBatches(std::function<data::Batch()> next, bool keep) : next_(std::move(next)), keep_(keep) {}
+  MicroBatches(std::function<data::Batch()> next, bool keep)
+      : next_(std::move(next)), keep_(keep) {}
   /// In order; `index` 0 begins again.
   data::Batch get(std::int64_t index);
 

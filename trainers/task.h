@@ -45,7 +45,7 @@ struct StepRange {
 struct ParameterGroup {
   std::string name;
   std::vector<NamedParameter> parameters;  ///< export name and leaf, in forward order
-  StepRange active = {};  ///< outside it: no gradient, no decay, no step
+  StepRange active = {};                   ///< outside it: no gradient, no decay, no step
   bool ema = true;
   /// Changes a parameter's master in place, whole, after each step. Such a group is not sharded.
   std::function<void(const std::string& name, at::Tensor& master)> project = {};

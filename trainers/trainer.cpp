@@ -243,7 +243,8 @@ void Trainer::judge_skip(const StepReport& report) {
     counters.skips_in_row = 0;
     return;
   }
-  if (train_.on_nonfinite == "stop") throw dist::AgreedError(ExitCode::numbers, report.not_finite());
+  if (train_.on_nonfinite == "stop")
+    throw dist::AgreedError(ExitCode::numbers, report.not_finite());
   ++counters.skips_in_row;
   ++skipped_;
   if (counters.skips_in_row > train_.max_skips) {

@@ -135,16 +135,16 @@ void serve(const Arguments& arguments) {
       configs::from_json<models::sana::SanaConfig>(workload["model"].dump(), arguments.workload);
   BridgeOnPairs task(workload, config);
   const auto collectives = dist::make_collectives(dist::Communicator::self());
-  trainers::Engine engine(task, *collectives,
-                          {.reducer = {},
-                           .max_grad_norm = workload["max_grad_norm"],
-                           .ema = {.decay = workload["ema_decay"]},
-                           .every_group = {.adamw = {.learning_rate = workload["learning_rate"],
-                                                     .adam_beta1 = workload["adam_beta1"],
-                                                     .adam_beta2 = workload["adam_beta2"],
-                                                     .adam_epsilon = workload["adam_epsilon"],
-                                                     .weight_decay =
-                                                         workload["adam_weight_decay"]}}});
+  trainers::Engine engine(
+      task, *collectives,
+      {.reducer = {},
+       .max_grad_norm = workload["max_grad_norm"],
+       .ema = {.decay = workload["ema_decay"]},
+       .every_group = {.adamw = {.learning_rate = workload["learning_rate"],
+                                 .adam_beta1 = workload["adam_beta1"],
+                                 .adam_beta2 = workload["adam_beta2"],
+                                 .adam_epsilon = workload["adam_epsilon"],
+                                 .weight_decay = workload["adam_weight_decay"]}}});
   const trainers::KindCounts kinds = {{"all", arguments.batch}};
   data::BadSamples bad_samples(0);
   const data::BatchPlan plan(arguments.batch, arguments.micro_batch, 0, 1);

@@ -52,8 +52,7 @@ TEST(Overlay, IsExplainedWithItsEffectiveValue) {
 TEST(Overlay, ResolvedSaysItInFull) {
   const auto recipe = Recipe::from_text("[optim]\nrate = 0.5\n", "r");
   const std::string resolved = recipe.resolved_toml(schema());
-  EXPECT_NE(resolved.find("[optim.head]\nrate = 0.5\nwarmup = 5\n"), std::string::npos)
-      << resolved;
+  EXPECT_NE(resolved.find("[optim.head]\nrate = 0.5\nwarmup = 5\n"), std::string::npos) << resolved;
   const auto again = Recipe::from_text(resolved, "resolved");
   EXPECT_EQ(again.resolved_toml(schema()), resolved);
   EXPECT_EQ(head(again).rate, 0.5);
@@ -79,9 +78,9 @@ TEST(Overlay, DifferencesCompareEffectiveValues) {
     return Recipe::from_text(toml, "r").resolved_toml(schema());
   };
   // A run of before the section existed.
-  EXPECT_TRUE(differences("[optim]\nrate = 0.5\nwarmup = 5\n", resolved("[optim]\nrate = 0.5\n"),
-                          schema())
-                  .empty());
+  EXPECT_TRUE(
+      differences("[optim]\nrate = 0.5\nwarmup = 5\n", resolved("[optim]\nrate = 0.5\n"), schema())
+          .empty());
   EXPECT_EQ(differences(resolved(""), resolved("[optim.head]\nrate = 3.0\n"), schema()).size(), 1u);
 }
 

@@ -47,9 +47,9 @@ TEST(SameParameters, EqualOnesPass) {
 TEST(SameParameters, ABitIsEnough) {
   const auto spoil = [](Leaves& leaves) { leaves[1].tensor[1][2] = -leaves[1].tensor[1][2]; };
   for (int rank = 0; rank < 3; ++rank) {
-    EXPECT_NE(told(3, rank, spoil)
-                  .find(fmt::format("step 7: rank {} has other values in second", rank)),
-              std::string::npos);
+    EXPECT_NE(
+        told(3, rank, spoil).find(fmt::format("step 7: rank {} has other values in second", rank)),
+        std::string::npos);
   }
   const auto zero_sign = [](Leaves& leaves) { leaves[0].tensor[0] = -0.0; };
   EXPECT_NE(told(3, 2, zero_sign).find("rank 2 has other values in first"), std::string::npos);
@@ -59,8 +59,12 @@ TEST(SameParameters, NamesShapesDtypesAndNumber) {
   const auto has = [](const std::string& text, const std::string& words) {
     EXPECT_NE(text.find(words), std::string::npos) << text;
   };
-  has(told(3, 1, [](Leaves& l) { l[0].name = "other"; }), "rank 1 has other where others have first");
-  has(told(3, 1, [](Leaves& l) { l[1].tensor = l[1].tensor.view({3, 2}); }),
+  has(told(3, 1, [](Leaves& l) { l[0].name = "other"; }),
+      "rank 1 has other where others have first");
+  has(told(3, 1,
+           [](Leaves& l) {
+             l[1].tensor = l[1].tensor.view({3, 2});
+           }),
       "rank 1 has second as BFloat16 [3, 2], others as BFloat16 [2, 3]");
   has(told(3, 1, [](Leaves& l) { l[2].tensor = l[2].tensor.to(at::kFloat); }),
       "has third as Float [0], others as Double [0]");

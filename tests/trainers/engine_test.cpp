@@ -128,6 +128,21 @@ TEST(Engine, EqualsThePlainStepWithMicroBatchesAndUnevenShares) {
   }
 }
 
+TEST(Engine, ObjectivesAlternateAndGroupsLiveTheirOwnLives) {
+  for (unsigned seed = 51; seed <= 56; ++seed) {
+    for (int ranks = 1; ranks <= 3; ++ranks) {
+      Trial trial{.model = {.seed = seed, .lives = true}, .ranks = ranks};
+      trial.global_batch = 2 * ranks;
+      trial.micro_batch = 2;
+      trial.steps = 5;
+      const Result none = run((trial.shard = dist::ShardMode::none, trial));
+      const std::string where = fmt::format("seed {}, {} ranks", seed, ranks);
+      expect_equal_bits(none, run((trial.shard = dist::ShardMode::optimizer, trial)), where);
+      expect_equal_bits(none, run((trial.shard = dist::ShardMode::gradients, trial)), where);
+    }
+  }
+}
+
 TEST(Engine, BucketSizesChangeNothing) {
   const Result small = run({.model = {.seed = 21}, .bucket_bytes = 4});
   const Result large = run({.model = {.seed = 21}, .bucket_bytes = 1 << 20});

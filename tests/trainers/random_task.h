@@ -19,6 +19,9 @@ struct RandomTaskOptions {
   /// A parameter that only samples of an odd id use, so that ranks differ in what they use.
   bool sometimes_used = true;
   double scale = 1;  ///< of the loss; a huge one overflows
+  /// Three groups in two objectives: the last group's own is due in every second step from step 1;
+  /// the middle one is active in steps 1 and 2; the first one's masters stay within [-0.5, 0.5].
+  bool lives = false;
 };
 
 class RandomTask : public trainers::Task {
@@ -28,7 +31,7 @@ class RandomTask : public trainers::Task {
   explicit RandomTask(const RandomTaskOptions& options) : options_(options) {
     std::mt19937 bits(options.seed);
     const auto below = [&](std::int64_t n) { return std::int64_t(bits() % std::uint64_t(n)); };
-    const std::int64_t count = 3 + below(9), groups = 1 + below(3);
+    const std::int64_t count = 3 + below(9), groups = options.lives ? 3 : 1 + below(3);
     const Draws draws(options.seed);
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t sizes[] = {1, 3, 255, 256, 257, 700, 2000};
@@ -40,7 +43,7 @@ class RandomTask : public trainers::Task {
                   .to(dtype)
                   .requires_grad_(true),
           .name = name,
-          .group = below(groups),
+          .group = options.lives && i < 3 ? i : below(groups),
           .times = i == 0 ? 1 : std::min<std::int64_t>(below(4), 2),
           .odd_only = options.sometimes_used && i == count - 1,
           .picks = {}};
@@ -57,6 +60,9 @@ class RandomTask : public trainers::Task {
     std::vector<trainers::ParameterGroup> groups;
     for (std::int64_t g = 0; g < 3; ++g) {
       trainers::ParameterGroup group{.name = "g" + std::to_string(g), .parameters = {}};
+      if (options_.lives && g == 0)
+        group.project = [](const std::string&, at::Tensor& master) { master.clamp_(-0.5, 0.5); };
+      if (options_.lives && g == 1) group.active = {.begin = 1, .end = 3};
       for (const Use& use : uses_) {
         if (use.group == g) group.parameters.push_back({use.name, use.parameter});
       }
@@ -65,9 +71,15 @@ class RandomTask : public trainers::Task {
     return groups;
   }
 
+  std::vector<trainers::Objective> objectives() override {
+    if (!options_.lives) return Task::objectives();
+    return {{.name = "main", .groups = {"g0", "g1"}},
+            {.name = "other", .groups = {"g2"}, .first = 1, .every = 2}};
+  }
+
   const data::Dataset& dataset(trainers::Split) override { return points_; }
 
-  trainers::LossReport loss(const trainers::Objective&, const data::Batch& batch,
+  trainers::LossReport loss(const trainers::Objective& objective, const data::Batch& batch,
                             const trainers::StepContext&) override {
     const at::Tensor x = batch.tensor("x");
     at::Tensor per_sample = at::zeros({batch.size()}, at::kDouble);
@@ -81,6 +93,7 @@ class RandomTask : public trainers::Task {
         per_sample = per_sample + options_.scale * term.to(at::kDouble);
       }
     }
+    if (objective.name == "other") per_sample = -0.5 * per_sample.square();
     return {.terms = {{.name = "all", .per_sample = per_sample}}};
   }
 

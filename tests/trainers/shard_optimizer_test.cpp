@@ -112,7 +112,8 @@ void expect_bits_of_the_definition(const Shard& shard, const at::Tensor& initial
   }
   EXPECT_FALSE(at::equal(shard.master, initial));
   EXPECT_TRUE(at::equal(shard.master, p.detach()));
-  const auto tree = checkpoint::collect([&](checkpoint::Scope& scope) { adamw.state(scope, scope); });
+  const auto tree =
+      checkpoint::collect([&](checkpoint::Scope& scope) { adamw.state(scope, scope); });
   const auto names = FusedAdamW(kOptions).state_names();
   ASSERT_EQ(tree.tensors.size(), names.size());
   for (std::size_t i = 0; i < names.size(); ++i) {
