@@ -25,6 +25,7 @@ void add_validate(CLI::App& app, Action& action);
 void add_explain(CLI::App& app, Action& action);
 void add_sample(CLI::App& app, Action& action);
 void add_inspect(CLI::App& app, Action& action);
+void add_bench(CLI::App& app, Action& action);
 
 /// RECIPE and --set, which several commands share.
 struct RecipeArguments {

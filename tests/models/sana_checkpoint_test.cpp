@@ -10,7 +10,7 @@
 namespace trestle::models {
 namespace {
 
-constexpr std::int64_t kBlocks = 5;
+constexpr std::int64_t kBlocks = 3;
 
 sana::SanaConfig small() {
   sana::SanaConfig config;

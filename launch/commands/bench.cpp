@@ -1,0 +1,192 @@
+#include "base/error.h"
+#include "base/files.h"
+#include "dist/binding.h"
+#include "dist/comm_benchmark.h"
+#include "launch/commands/command.h"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
+
+#include <map>
+#include <memory>
+#include <vector>
+
+namespace trestle::launch {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using dist::CommOperation;
+using dist::CommTiming;
+
+constexpr int kResultVersion = 1;
+constexpr int kCalibrationVersion = 1;
+
+struct CommArguments {
+  std::uint64_t min_bytes = 1 << 10, max_bytes = 64 << 20, factor = 4;
+  dist::CommRounds rounds;
+  std::string json_file, calibration_file;
+};
+
+/// Who was measured.
+struct Group {
+  int ranks = 1;
+  std::map<std::string, int> ranks_of_host;
+};
+
+Group gather_group(const dist::Communicator& world) {
+  Group group{.ranks = world.size(), .ranks_of_host = {}};
+  for (const auto& host : world.all_gather_bytes(dist::this_process().host)) {
+    ++group.ranks_of_host[host];
+  }
+  return group;
+}
+
+Json describe(const Group& group) {
+  Json hosts = Json::array();
+  for (const auto& [name, ranks] : group.ranks_of_host) {
+    hosts.push_back({{"name", name}, {"ranks", ranks}});
+  }
+  return {{"world", group.ranks}, {"hosts", hosts}};
+}
+
+Json result_file(const Group& group, const CommArguments& arguments,
+                 const std::vector<CommTiming>& timings) {
+  Json file = {{"format", "trestle bench comm"}, {"version", kResultVersion}};
+  file.update(describe(group));
+  file["rounds"] = arguments.rounds.rounds;
+  for (const auto& timing : timings) {
+    file["timings"].push_back({{"operation", dist::name_of(timing.operation)},
+                               {"bytes", timing.bytes},
+                               {"median_s", timing.median_s},
+                               {"fastest_s", timing.fastest_s},
+                               {"slowest_s", timing.slowest_s},
+                               {"algbw_bytes_per_s", timing.algorithm_bandwidth()},
+                               {"busbw_bytes_per_s", timing.bus_bandwidth()}});
+  }
+  return file;
+}
+
+/// What `trestle plan` predicts from: for each operation time = latency_s + bytes / bytes_per_s,
+/// and the measured points, between which it may interpolate.
+Json calibration_file(const Group& group, const std::vector<CommTiming>& timings) {
+  Json file = {{"format", "trestle calibration"}, {"version", kCalibrationVersion}};
+  file.update(describe(group));
+  for (const CommOperation operation : dist::kCommOperations) {
+    std::vector<CommTiming> own;
+    for (const auto& timing : timings) {
+      if (timing.operation == operation) own.push_back(timing);
+    }
+    const auto cost = dist::fit_cost(own);
+    Json points = Json::array();
+    for (const auto& timing : own) {
+      points.push_back({{"bytes", timing.bytes}, {"median_s", timing.median_s}});
+    }
+    file["operations"][std::string(dist::name_of(operation))] = {
+        {"latency_s", cost.latency_s}, {"bytes_per_s", cost.bytes_per_s}, {"points", points}};
+  }
+  return file;
+}
+
+void print_heading(const Group& group, const CommArguments& arguments) {
+  std::vector<std::string> hosts;
+  for (const auto& [name, ranks] : group.ranks_of_host) {
+    hosts.push_back(fmt::format("{} x {}", name, ranks));
+  }
+  fmt::print(
+      "{} ranks ({}), float32, median of {} rounds and their range; bandwidths are 10^9 bytes a "
+      "second\n{:<15}{:>12}{:>13}{:>13}{:>13}{:>11}{:>11}\n",
+      group.ranks, fmt::join(hosts, ", "), arguments.rounds.rounds, "operation", "bytes", "time us",
+      "fastest us", "slowest us", "algbw", "busbw");
+}
+
+void print_row(const CommTiming& timing) {
+  fmt::print("{:<15}{:>12}{:>13.1f}{:>13.1f}{:>13.1f}{:>11.3f}{:>11.3f}\n",
+             dist::name_of(timing.operation), timing.bytes, timing.median_s * 1e6,
+             timing.fastest_s * 1e6, timing.slowest_s * 1e6, timing.algorithm_bandwidth() / 1e9,
+             timing.bus_bandwidth() / 1e9);
+  std::fflush(stdout);
+}
+
+int bench_comm(const dist::Communicator& world, StopToken stop, const CommArguments& arguments) {
+  world.agreed([&] {
+    TRESTLE_REQUIRE(arguments.min_bytes <= arguments.max_bytes,
+                    "--min-bytes = {} is more than --max-bytes = {} (no size is left to measure). "
+                    "Swap them.",
+                    arguments.min_bytes, arguments.max_bytes);
+  });
+  bind_threads(world, /*threads=*/0);
+  const Group group = gather_group(world);
+  const auto collectives = dist::make_collectives(world);
+  if (world.is_root()) print_heading(group, arguments);
+  std::vector<CommTiming> timings;
+  for (const CommOperation operation : dist::kCommOperations) {
+    for (std::uint64_t bytes = arguments.min_bytes; bytes <= arguments.max_bytes;
+         bytes *= arguments.factor) {
+      world.agreed([&] { stop.check(); });
+      timings.push_back(dist::time_collective(*collectives, operation,
+                                              static_cast<std::int64_t>(bytes), arguments.rounds));
+      if (world.is_root()) print_row(timings.back());
+    }
+  }
+  world.agreed([&] {
+    if (!world.is_root()) return;
+    const auto write = [](const std::string& path, const Json& json) {
+      if (!path.empty()) write_file_atomic(path, json.dump(1) + "\n", ExitCode::environment);
+    };
+    write(arguments.json_file, result_file(group, arguments, timings));
+    write(arguments.calibration_file, calibration_file(group, timings));
+  });
+  return static_cast<int>(ExitCode::done);
+}
+
+void add_comm(CLI::App& bench, Action& action) {
+  auto* command = bench.add_subcommand(
+      "comm", "time all_reduce, reduce_scatter, all_gather and broadcast between these ranks");
+  auto arguments = std::make_shared<CommArguments>();
+  const auto size = [&](const char* name, std::uint64_t& value, const char* help) {
+    command->add_option(name, value, help)
+        ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
+        ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 36))
+        ->capture_default_str()
+        ->type_name("BYTES");
+  };
+  size("--min-bytes", arguments->min_bytes, "smallest tensor; 1KB, 64MB are understood");
+  size("--max-bytes", arguments->max_bytes, "largest tensor");
+  command->add_option("--factor", arguments->factor, "from one size to the next")
+      ->check(CLI::Range(2, 1024))
+      ->capture_default_str();
+  command->add_option("--warm-up", arguments->rounds.warm_up, "calls whose data is checked")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command->add_option("--rounds", arguments->rounds.rounds, "timed rounds of each size")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command->add_option("--json", arguments->json_file, "the table for programs (tools/plot_comm)")
+      ->type_name("FILE");
+  command
+      ->add_option("--save", arguments->calibration_file,
+                   "the calibration that trestle plan predicts step times from")
+      ->type_name("FILE");
+  command->footer(
+      "Start it as you start training: mpirun -n 4 trestle bench comm, or srun --mpi=pmix ...\n"
+      "algbw is bytes / time; busbw is what nccl-tests calls so, comparable with the hardware.");
+  command->callback([arguments, &action] {
+    action = [arguments] {
+      return with_ranks([&](const dist::Communicator& world, StopToken stop) {
+        return bench_comm(world, stop, *arguments);
+      });
+    };
+  });
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, Action& action) {
+  auto* command = app.add_subcommand("bench", "measure what this machine or cluster can do");
+  command->require_subcommand(1);
+  add_comm(*command, action);
+}
+
+}  // namespace trestle::launch
