@@ -46,13 +46,15 @@ SanaBridge::SanaBridge(const Options& options, Materialise materialise)
       parameters_(parameter_options(options, materialise), Draws(options.seed)),
       model_(options.model, parameters_.root()),
       codec_(options.bridge.codec_factor) {
-  if (materialise == Materialise::weights) return;  // said when the recipe was checked
+  if (materialise == Materialise::weights) {  // the warning was said when the recipe was checked
+    if (options_.checkpoint_every > 0) {
+      log_debug("gradient checkpointing: backward recomputes {} blocks in segments of {}",
+                options_.model.num_layers, options_.checkpoint_every);
+    }
+    return;
+  }
   const auto warning = processes::ode_warning(options_.sampler, options_.bridge.noise_scale);
   if (!warning.empty()) log_common_warning(warning);
-  if (const std::int64_t every = options_.checkpoint_every; every > 0) {
-    log_debug("gradient checkpointing: backward recomputes {} blocks in segments of {}",
-              options_.model.num_layers, every);
-  }
 }
 
 std::vector<ParameterGroup> SanaBridge::groups() {
