@@ -80,6 +80,12 @@ void log_to_file(std::string_view line) {
   if (sinks().file) sinks().file->log(spdlog::level::info, line);
 }
 
+void log_last_line(std::string_view line) {
+  std::scoped_lock lock(sinks().mutex);
+  if (sinks().file) sinks().file->log(spdlog::level::info, line);
+  sinks().file.reset();
+}
+
 void log_common_warning(std::string_view line) {
   bool is_root;
   {

@@ -27,6 +27,9 @@ void log_common_warning(std::string_view line);
 /// To the file alone: what a terminal shows in another way.
 void log_to_file(std::string_view line);
 
+/// To the file alone, which is then closed: no other line comes after it.
+void log_last_line(std::string_view line);
+
 template <class... Args>
 void log_debug(fmt::format_string<Args...> format, Args&&... args) {
   log_line(LogLevel::debug, fmt::format(format, std::forward<Args>(args)...));

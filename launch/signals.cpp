@@ -15,10 +15,13 @@ using Clock = std::chrono::steady_clock;
 
 StopSource stop_source;
 std::atomic<bool> continued{false};
+std::atomic<bool> flight_requested{false};
 
 void on_stop(int signal) { stop_source.request(signal); }
 
 void on_continue(int) { continued.store(true, std::memory_order_relaxed); }
+
+void on_flight_request(int) { flight_requested.store(true, std::memory_order_relaxed); }
 
 void handle(int signal, void (*handler)(int)) {
   struct sigaction action = {};
@@ -51,8 +54,11 @@ void handle(int signal, void (*handler)(int)) {
 
 bool under_mpirun() { return std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr; }
 
+bool take_flight_request() { return flight_requested.exchange(false); }
+
 StopSource& watch_signals() {
   for (const int signal : {SIGINT, SIGTERM, SIGUSR2}) handle(signal, on_stop);
+  handle(SIGUSR1, on_flight_request);
   if (under_mpirun()) {
     deaf_thread(judge_continues).detach();
     handle(SIGCONT, on_continue);

@@ -87,6 +87,39 @@ void DistOptions::describe(configs::Fields& f) {
            .may_change = true});
 }
 
+void WatchOptions::describe(configs::Fields& f) {
+  f.field("watchdog", watchdog,
+          {.help = "a thread a rank that notices dead and stuck ranks, over TCP sockets of its own",
+           .may_change = true});
+  const auto timeout = [&](std::string_view key, double& value, std::string_view help) {
+    f.field(
+        key, value,
+        {.help = help, .unit = "s", .above = 0, .needs = {"watchdog", true}, .may_change = true});
+  };
+  timeout("startup_timeout_s", startup_timeout_s,
+          "a rank that shows no progress for so long before its first step ends the run");
+  timeout("step_timeout_s", step_timeout_s,
+          "the same within a step; longer than the slowest step (data included) ever takes");
+  timeout("checkpoint_timeout_s", checkpoint_timeout_s,
+          "the same while a checkpoint is written; longer than any write ever takes");
+  timeout("silence_timeout_s", silence_timeout_s,
+          "a rank whose watchdog says nothing for so long is taken for lost with its host");
+  f.field("flight_entries", flight_entries,
+          {.help = "collective calls that each rank remembers, for logs/flight-NNNNN.jsonl",
+           .unit = "calls",
+           .min = 16,
+           .max = 1e6,
+           .needs = {"watchdog", true},
+           .may_change = true});
+  f.field(
+      "straggler_every", straggler_every,
+      {.help = "steps between comparisons of the ranks' own step times, which name a slow rank; "
+               "0: never",
+       .unit = "steps",
+       .min = 0,
+       .may_change = true});
+}
+
 void CheckpointOptions::describe(configs::Fields& f) {
   f.field(
       "every", every,
@@ -133,6 +166,7 @@ void describe_loop(configs::Schema& schema) {
   schema.section<ScheduleOptions>("optim");
   schema.section<EmaOptions>("ema");
   schema.section<DistOptions>("dist");
+  schema.section<WatchOptions>("dist");
   schema.section<CheckpointOptions>("checkpoint");
   schema.section<SampleOptions>("sample");
   schema.section<LogOptions>("log");

@@ -38,6 +38,17 @@ struct DistOptions {  // [dist]
   void describe(configs::Fields& fields);
 };
 
+struct WatchOptions {  // [dist]: who notices that a rank is lost, stuck or slow
+  bool watchdog = true;
+  double startup_timeout_s = 600;
+  double step_timeout_s = 300;
+  double checkpoint_timeout_s = 1800;
+  double silence_timeout_s = 30;
+  std::int64_t flight_entries = 2000;
+  std::int64_t straggler_every = 20;
+  void describe(configs::Fields& fields);
+};
+
 struct CheckpointOptions {  // [checkpoint]
   std::int64_t every = 1000;
   void describe(configs::Fields& fields);

@@ -5,6 +5,8 @@
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
 #include "configs/differences.h"
+#include "dist/straggler.h"
+#include "dist/wait_time.h"
 #include "trainers/grid.h"
 #include "trainers/metrics/progress.h"
 #include "trainers/metrics/recorder.h"
@@ -43,10 +45,12 @@ Trainer::Trainer(const configs::Recipe& recipe, const dist::Communicator& world,
       optim_(recipe.section<AdamWOptions>("optim")),
       schedule_(recipe.section<ScheduleOptions>("optim")),
       dist_(recipe.section<DistOptions>("dist")),
+      watch_(recipe.section<WatchOptions>("dist")),
       checkpoint_(recipe.section<CheckpointOptions>("checkpoint")),
       sample_(recipe.section<SampleOptions>("sample")),
       log_(recipe.section<LogOptions>("log")),
       settings_(settings),
+      faults_(settings.faults, world),
       draws_(static_cast<std::uint64_t>(run_.seed)),
       collectives_(dist::make_collectives(world, "gradients")),
       assembly_(world.agreed([&] { return Assembly(recipe, *collectives_); })),
@@ -174,11 +178,14 @@ void Trainer::train() {
   assembly_.engine.require_same_parameters("at the start", ExitCode::environment);
   if (grid_is_missing()) make_grid();  // the run was stopped before or while they were made
 
+  dist::StragglerWatch stragglers(world_, watch_.straggler_every);
   const double wall_before = counters.wall_s;
   const auto started = Clock::now();
   while (counters.step < train_.steps) {
     const Step step{counters.step};
+    const dist::PhaseScope in_step(settings_.flight, dist::Phase::step, step.value);
     const auto step_started = Clock::now();
+    const double waited_before = dist::waited_s();
     double data_wait_s = 0;
     const auto next_batch = [&] {
       const auto wait_started = Clock::now();
@@ -188,6 +195,7 @@ void Trainer::train() {
     };
     const double factor = schedule_factor(schedule_, step, train_.steps);
     const KindCounts kinds = count_kinds(dataset, sampler, plan.global_batch(step));
+    faults_.at_step_begin(step, assembly_.engine.parameters());
     const StepInputs inputs{.step = step,
                             .draws = draws_,
                             .kinds = kinds,
@@ -205,6 +213,7 @@ void Trainer::train() {
     counters.wall_s = wall_before + seconds_since(started);
     counters.bad_samples = bad_samples.to_text();
     const double step_s = seconds_since(step_started);
+    stragglers.add(step_s - (dist::waited_s() - waited_before));
     if (recorder_) {
       recorder_->step({.step = step.value,
                        .samples = counters.position,
@@ -257,6 +266,7 @@ void Trainer::judge_skip(const StepReport& report) {
 }
 
 void Trainer::save(SaveKind kind) {
+  const dist::PhaseScope saving(settings_.flight, dist::Phase::checkpoint);
   TrainingState state = assembly_.state();
   saver_.save(state.visitor(), assembly_.counters.step, kind);
 }
@@ -284,6 +294,7 @@ bool Trainer::grid_is_missing() const {
 }
 
 void Trainer::make_grid() {
+  const dist::PhaseScope drawing(settings_.flight, dist::Phase::pictures);
   const Engine::Averaged averaged(assembly_.engine);
   const auto file = directory_.sample(assembly_.counters.step);
   try {
@@ -299,6 +310,7 @@ void Trainer::make_grid() {
 
 void Trainer::finish() {
   make_grid();
+  const dist::PhaseScope evaluating(settings_.flight, dist::Phase::evaluate);
   const RunCounters& counters = assembly_.counters;
   std::map<std::string, double> summary = {
       {"steps", double(counters.step)},

@@ -11,6 +11,8 @@
 #include "configs/recipe.h"
 #include "data/loader.h"
 #include "dist/collectives.h"
+#include "dist/flight_ring.h"
+#include "trainers/fault_injection.h"
 #include "trainers/metrics/recorder.h"
 #include "trainers/metrics/run_directory.h"
 #include "trainers/optim/schedule.h"
@@ -41,6 +43,8 @@ enum class ChangedRecipe { refuse, accept };
 struct TrainerSettings {
   ChangedRecipe changed_recipe = ChangedRecipe::refuse;
   StopToken stop = {};
+  dist::FlightRing* flight = nullptr;  ///< is told the phases; null: nobody watches
+  std::vector<Fault> faults = {};
 };
 
 enum class Outcome {
@@ -79,10 +83,12 @@ class Trainer {
   AdamWOptions optim_;
   ScheduleOptions schedule_;
   DistOptions dist_;
+  WatchOptions watch_;
   CheckpointOptions checkpoint_;
   SampleOptions sample_;
   LogOptions log_;
   TrainerSettings settings_;
+  FaultInjection faults_;
   Draws draws_;
   std::unique_ptr<dist::Collectives> collectives_, plain_;
   Assembly assembly_;

@@ -7,6 +7,7 @@
 #include "dist/mpi_runtime.h"
 #include "dist/stop_relay.h"
 #include "launch/signals.h"
+#include "launch/watch.h"
 
 #include <ATen/Parallel.h>
 #include <CLI/CLI.hpp>
@@ -45,26 +46,32 @@ void say(const Error& error) {
 /// The body's exit code, or that of the error it threw. An error that the other ranks do not know
 /// ends them all.
 int run_on_all_ranks(dist::MpiRuntime& runtime, StopSource& source, const RankBody& body) {
+  const auto world = dist::Communicator::world();
+  RunWatch watch(world);
+  const auto leave_alone = [&](const Error& error) {
+    if (runtime.size() > 1) watch.failed(error.code(), error.what());
+    say(error);  // nobody watches
+    log_exit_code(static_cast<int>(error.code()));
+    if (runtime.size() > 1) runtime.abort(error.code());
+    return static_cast<int>(error.code());
+  };
   try {
-    const auto world = dist::Communicator::world();
     dist::StopRelay relay(world, source);
     int code = 0;
     try {
-      code = body(world, source.token());
+      code = body(world, source.token(), watch);
     } catch (const dist::AgreedError& error) {  // every rank is here, so all may leave in order
       if (runtime.rank() == 0) say(error);
       code = static_cast<int>(error.code());
     }
     relay.close();
+    watch.goodbye();
+    log_exit_code(code);
     return code;
   } catch (const Error& error) {
-    say(error);
-    if (runtime.size() == 1) return static_cast<int>(error.code());
-    runtime.abort(error.code());
+    return leave_alone(error);
   } catch (const std::exception& error) {
-    log_error("{}", error.what());
-    if (runtime.size() == 1) return static_cast<int>(ExitCode::environment);
-    runtime.abort(ExitCode::environment);
+    return leave_alone(Error(ExitCode::environment, error.what()));
   }
 }
 

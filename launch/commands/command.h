@@ -35,9 +35,12 @@ struct RecipeArguments {
   configs::Recipe load() const;
 };
 
+class RunWatch;  // launch/watch.h
+
 /// What a command does on every rank; returns the exit code. A signal to any rank makes `stop` ask
-/// on all of them.
-using RankBody = std::function<int(const dist::Communicator& world, StopToken stop)>;
+/// on all of them. A command with a run directory begins the watch.
+using RankBody =
+    std::function<int(const dist::Communicator& world, StopToken stop, RunWatch& watch)>;
 
 /// Watches signals, starts MPI, checks that the launcher and MPI agree on the number of ranks, runs
 /// `body` on every rank, and turns errors into the documented exit code on every rank.

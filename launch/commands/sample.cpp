@@ -69,7 +69,7 @@ void add_sample(CLI::App& app, Action& action) {
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   command->callback([=, &action] {
     action = [=] {
-      return with_ranks([&](const dist::Communicator& world, StopToken stop) {
+      return with_ranks([&](const dist::Communicator& world, StopToken stop, RunWatch&) {
         return sample(world, stop, *from, *out, *sets);
       });
     };

@@ -1,6 +1,8 @@
 #include "base/log.h"
 #include "launch/commands/command.h"
 #include "launch/signals.h"
+#include "launch/watch.h"
+#include "trainers/fault_injection.h"
 #include "trainers/trainer.h"
 
 #include <CLI/CLI.hpp>
@@ -28,6 +30,7 @@ void add_train(CLI::App& app, Action& action) {
   auto recipe = std::make_shared<RecipeArguments>();
   auto run_dir = std::make_shared<std::string>();
   auto accept_changes = std::make_shared<bool>(false);
+  auto injected = std::make_shared<std::vector<std::string>>();
   recipe->add_to(*command);
   command
       ->add_option("--run-dir", *run_dir,
@@ -35,13 +38,25 @@ void add_train(CLI::App& app, Action& action) {
       ->type_name("DIR");
   command->add_flag("--accept-changes", *accept_changes,
                     "resume although the recipe has changed in what decides the result");
+  command
+      ->add_option(
+          "--inject", *injected,
+          "a fault to test what a run does about it: hang@rank1:step20, kill@..., nan@..., "
+          "desync@..., or slow=2x@rank1 (may be repeated)")
+      ->type_name("FAULT")
+      ->allow_extra_args(false)
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->group("Testing");
   command->footer(
       "Start one process a rank: mpirun -n 4 trestle train RECIPE.toml, or srun --mpi=pmix ...\n"
       "Starting it again in the same run directory resumes from the newest checkpoint.\n"
       "SIGINT, SIGTERM and SIGUSR2 end it after the current step, saved, with exit code 75.");
-  command->callback([recipe, run_dir, accept_changes, &action] {
-    action = [recipe, run_dir, accept_changes] {
-      return with_ranks([&](const dist::Communicator& world, StopToken stop) {
+  command->callback([recipe, run_dir, accept_changes, injected, &action] {
+    action = [recipe, run_dir, accept_changes, injected] {
+      std::vector<trainers::Fault> faults;
+      for (const auto& spec : *injected) faults.push_back(trainers::parse_fault(spec));
+      return with_ranks([&](const dist::Communicator& world, StopToken stop, RunWatch& watch) {
         const configs::Recipe loaded = world.agreed([&] {
           configs::Recipe found = recipe->load();
           trainers::check_recipe(found, world.size());
@@ -55,12 +70,16 @@ void add_train(CLI::App& app, Action& action) {
           directory.create();
           set_log_file(directory.log(world.rank()).string());
         });
+        watch.begin(loaded.section<trainers::WatchOptions>("dist"), directory);
+        const dist::PhaseScope starting(watch.ring(), dist::Phase::start_up);
         bind_threads(world, loaded.section<trainers::DistOptions>("dist").threads);
         say_how_to_stop();
         const trainers::TrainerSettings settings{
             .changed_recipe =
                 *accept_changes ? trainers::ChangedRecipe::accept : trainers::ChangedRecipe::refuse,
-            .stop = stop};
+            .stop = stop,
+            .flight = watch.ring(),
+            .faults = faults};
         const auto outcome = trainers::Trainer(loaded, world, directory, settings).run();
         return static_cast<int>(outcome == trainers::Outcome::complete ? ExitCode::done
                                                                        : ExitCode::preempted);

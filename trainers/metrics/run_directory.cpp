@@ -26,6 +26,10 @@ std::filesystem::path RunDirectory::log(int rank) const {
   return root_ / "logs" / fmt::format("rank-{:05}.log", rank);
 }
 
+std::filesystem::path RunDirectory::flight(int rank) const {
+  return root_ / "logs" / fmt::format("flight-{:05}.jsonl", rank);
+}
+
 std::filesystem::path RunDirectory::sample(std::int64_t step) const {
   return root_ / "samples" / fmt::format("step-{:08}.png", step);
 }

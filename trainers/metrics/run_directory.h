@@ -1,6 +1,7 @@
 // The files of a run and where they lie:
 //   recipe.resolved.toml  metrics.jsonl  summary.json  logs/rank-00000.log
 //   samples/step-00000100.png  checkpoints/step-00000100/
+//   verdict.json  logs/flight-00000.jsonl     (after a rank was lost or stuck)
 // LOCAL. THREADS: any.
 #pragma once
 #include <cstdint>
@@ -22,7 +23,9 @@ class RunDirectory {
   std::filesystem::path metrics() const { return root_ / "metrics.jsonl"; }
   std::filesystem::path summary() const { return root_ / "summary.json"; }
   std::filesystem::path checkpoints() const { return root_ / "checkpoints"; }
+  std::filesystem::path verdict() const { return root_ / "verdict.json"; }
   std::filesystem::path log(int rank) const;
+  std::filesystem::path flight(int rank) const;
   std::filesystem::path sample(std::int64_t step) const;
 
   /// What an earlier start in this directory wrote there; Error(environment).

@@ -1,0 +1,386 @@
+#include "dist/verdict.h"
+
+#include "dist/json_text.h"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <map>
+#include <set>
+#include <tuple>
+
+namespace trestle::dist {
+namespace {
+
+using Life = RankView::Life;
+using Ranks = std::span<const RankView>;
+
+std::string_view kind_name(VerdictKind kind) {
+  constexpr std::array<std::string_view, 4> kNames{"died", "desync", "failed", "stalled"};
+  return kNames[static_cast<std::size_t>(kind)];
+}
+
+// ---- Words ----
+
+std::string in_bytes(std::int64_t bytes) {
+  const auto value = static_cast<double>(bytes);
+  if (bytes < 1000) return fmt::format("{} bytes", bytes);
+  if (bytes < 1000'000) return fmt::format("{:.3g} kB", value / 1e3);
+  if (bytes < 1000'000'000) return fmt::format("{:.3g} MB", value / 1e6);
+  return fmt::format("{:.3g} GB", value / 1e9);
+}
+
+std::string in_seconds(double s) {
+  return s < 10 ? fmt::format("{:.1f} s", s) : fmt::format("{:.0f} s", s);
+}
+
+std::string said(const OperationState& operation) {
+  std::string text = operation.channel_name + " " + operation.kind;
+  if (!operation.name.empty()) text += fmt::format(" \"{}\"", operation.name);
+  return text + fmt::format(" ({})", in_bytes(operation.bytes));
+}
+
+std::string place(Phase phase, std::int64_t step) {
+  if (phase == Phase::start_up) return "start-up";
+  if (step < 0) return std::string(phase_name(phase));
+  if (phase == Phase::step) return fmt::format("step {}", step);
+  return fmt::format("{} at step {}", phase_name(phase), step);
+}
+
+std::string who(Ranks ranks, int rank) {
+  return fmt::format("rank {} (host {})", rank, ranks[static_cast<std::size_t>(rank)].host);
+}
+
+std::string ranks_wait(std::size_t count) {
+  return count == 1 ? "1 rank waits" : fmt::format("{} ranks wait", count);
+}
+
+/// " and 2 more (ranks 3, 4)" for all but the first.
+std::string and_others(const std::vector<int>& ranks) {
+  if (ranks.size() < 2) return "";
+  constexpr std::size_t kShown = 8;
+  std::string list;
+  for (std::size_t i = 1; i < std::min(ranks.size(), kShown + 1); ++i)
+    list += fmt::format("{}{}", i == 1 ? "" : ", ", ranks[i]);
+  if (ranks.size() > kShown + 1) list += ", ...";
+  return fmt::format(" and {} more ({} {})", ranks.size() - 1, ranks.size() == 2 ? "rank" : "ranks",
+                     list);
+}
+
+/// What the rank entered or left last.
+const OperationState* last_operation(const RankActivity& activity) {
+  const auto ago = [](const OperationState& o) { return o.finished ? o.finished_ago_s : o.age_s; };
+  const auto last = std::ranges::min_element(activity.operations, {}, ago);
+  return last == activity.operations.end() ? nullptr : &*last;
+}
+
+/// "last seen in phase step 61 s ago after gradients all_gather "bucket 2" (26 MB)".
+std::string last_seen(const RankView& view) {
+  std::string text = fmt::format("last seen in phase {} {} ago", phase_name(view.activity.phase),
+                                 in_seconds(view.activity.quiet_s + view.told_ago_s));
+  if (const OperationState* last = last_operation(view.activity))
+    text += fmt::format(" {} {}", last->finished ? "after" : "in", said(*last));
+  return text;
+}
+
+// ---- Operations of several ranks ----
+
+/// The same operation, wherever it is issued.
+using OperationKey = std::tuple<std::int64_t, std::vector<int>, std::int64_t>;
+
+OperationKey key_of(const OperationState& o) { return {o.channel, o.members, o.sequence}; }
+
+/// What must be equal on all ranks. Texts (bytes of any length) may differ in length.
+std::string signature(const OperationState& operation) {
+  static const std::set<std::string, std::less<>> kEqualSizes{"all_reduce", "reduce_scatter",
+                                                              "all_gather", "broadcast"};
+  std::string text = operation.kind + "\n" + operation.name;
+  if (kEqualSizes.contains(operation.kind)) text += fmt::format("\n{}", operation.bytes);
+  return text;
+}
+
+/// An operation that some ranks wait in.
+struct Waited {
+  const OperationState* operation = nullptr;  ///< as its longest waiter sees it
+  double since_s = 0;
+  std::vector<int> waiting, absent;
+};
+
+/// All operations that a rank is in and has not finished, the longest wait first.
+std::vector<Waited> waited_operations(Ranks ranks) {
+  std::map<OperationKey, Waited> found;
+  for (int rank = 0; rank < static_cast<int>(ranks.size()); ++rank) {
+    for (const OperationState& operation :
+         ranks[static_cast<std::size_t>(rank)].activity.operations) {
+      if (operation.finished) continue;
+      OperationKey key = key_of(operation);
+      // Between two ranks only the other one can be late; the pair stands for the group.
+      if (operation.peer >= 0) std::get<1>(key) = {rank, operation.peer};
+      Waited& waited = found[key];
+      waited.waiting.push_back(rank);
+      if (waited.operation && waited.since_s >= operation.age_s) continue;
+      waited.operation = &operation;
+      waited.since_s = operation.age_s;
+    }
+  }
+  // How far each rank has come on each channel: who is beyond an operation did arrive at it.
+  const auto arrived = [&](int rank, const OperationState& at) {
+    return std::ranges::any_of(ranks[static_cast<std::size_t>(rank)].activity.operations,
+                               [&](const OperationState& o) {
+                                 return o.channel == at.channel && o.members == at.members &&
+                                        o.peer < 0 && o.sequence >= at.sequence;
+                               });
+  };
+  std::vector<Waited> all;
+  for (auto& [key, waited] : found) {
+    const OperationState& operation = *waited.operation;
+    if (operation.peer >= 0) {
+      waited.absent = {operation.peer};
+    } else {
+      const auto note = [&](int rank) {
+        if (!arrived(rank, operation)) waited.absent.push_back(rank);
+      };
+      for (const int member : operation.members) note(member);
+      for (int rank = 0; operation.members.empty() && rank < static_cast<int>(ranks.size()); ++rank)
+        note(rank);
+    }
+    all.push_back(std::move(waited));
+  }
+  std::ranges::stable_sort(all, std::ranges::greater{}, &Waited::since_s);
+  return all;
+}
+
+// ---- The verdicts ----
+
+std::vector<int> ranks_that(Ranks ranks, auto&& condition) {
+  std::vector<int> found;
+  for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
+    if (condition(ranks[rank])) found.push_back(static_cast<int>(rank));
+  }
+  return found;
+}
+
+/// "; 2 ranks wait for it since 0.4 s at gradients all_reduce ..."; empty where none does.
+std::string waiting_for(Ranks ranks, int rank) {
+  for (const Waited& waited : waited_operations(ranks)) {
+    if (std::ranges::find(waited.absent, rank) == waited.absent.end()) continue;
+    return fmt::format("; {} for it at {} since {}", ranks_wait(waited.waiting.size()),
+                       said(*waited.operation), in_seconds(waited.since_s));
+  }
+  return "";
+}
+
+std::optional<Verdict> judge_gone(Ranks ranks, Life life, std::string_view how) {
+  const auto gone = ranks_that(ranks, [&](const RankView& view) { return view.life == life; });
+  if (gone.empty()) return std::nullopt;
+  const RankView& first = ranks[static_cast<std::size_t>(gone.front())];
+  const OperationState* last = last_operation(first.activity);
+  return Verdict{
+      .kind = VerdictKind::died,
+      .rank = gone.front(),
+      .host = first.host,
+      .op = last ? said(*last) : "",
+      .step = first.activity.step,
+      .sentence = fmt::format("{}: {}{} {}: {}{}", place(first.activity.phase, first.activity.step),
+                              who(ranks, gone.front()), and_others(gone), how, last_seen(first),
+                              waiting_for(ranks, gone.front()))};
+}
+
+std::optional<Verdict> judge_desync(Ranks ranks) {
+  struct Issued {
+    std::vector<int> ranks;
+    const OperationState* operation = nullptr;
+  };
+  std::map<OperationKey, std::map<std::string, Issued>> all;
+  for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
+    for (const OperationState& operation : ranks[rank].activity.operations) {
+      if (operation.peer >= 0) continue;  // those two need not be the same call
+      Issued& issued = all[key_of(operation)][signature(operation)];
+      issued.ranks.push_back(static_cast<int>(rank));
+      issued.operation = &operation;
+    }
+  }
+  const std::map<std::string, Issued>* oldest = nullptr;
+  const auto age = [](const auto& issued) { return issued.begin()->second.operation->age_s; };
+  for (const auto& [key, issued] : all) {
+    if (issued.size() > 1 && (!oldest || age(issued) > age(*oldest))) oldest = &issued;
+  }
+  if (!oldest) return std::nullopt;
+
+  // The many are right; of two equal parties the one with the lower rank.
+  std::vector<const Issued*> parties;
+  for (const auto& [text, issued] : *oldest) parties.push_back(&issued);
+  std::ranges::sort(parties, [](const Issued* a, const Issued* b) {
+    if (a->ranks.size() != b->ranks.size()) return a->ranks.size() > b->ranks.size();
+    return a->ranks.front() < b->ranks.front();
+  });
+  const Issued& many = *parties[0];
+  const Issued& few = *parties[1];
+  const int rank = few.ranks.front();
+  return Verdict{
+      .kind = VerdictKind::desync,
+      .rank = rank,
+      .host = ranks[static_cast<std::size_t>(rank)].host,
+      .op = said(*few.operation),
+      .step = few.operation->step,
+      .sentence = fmt::format(
+          "{}: the ranks issued different operations as number {} of channel {}: {}{} {}, {}{} {}. "
+          "Every rank must make the same calls in the same order.",
+          place(few.operation->phase, few.operation->step), few.operation->sequence,
+          few.operation->channel_name, who(ranks, rank), and_others(few.ranks),
+          said(*few.operation), who(ranks, many.ranks.front()), and_others(many.ranks),
+          said(*many.operation))};
+}
+
+std::optional<Verdict> judge_failed(Ranks ranks) {
+  const auto failed =
+      ranks_that(ranks, [](const RankView& view) { return view.failure.has_value(); });
+  if (failed.empty()) return std::nullopt;
+  const RankView& view = ranks[static_cast<std::size_t>(failed.front())];
+  const OperationState* last = last_operation(view.activity);
+  return Verdict{
+      .kind = VerdictKind::failed,
+      .code = view.failure->code,
+      .rank = failed.front(),
+      .host = view.host,
+      .op = last ? said(*last) : "",
+      .step = view.activity.step,
+      .sentence = fmt::format("{}: {} failed: {}", place(view.activity.phase, view.activity.step),
+                              who(ranks, failed.front()), view.failure->sentence)};
+}
+
+Verdict never_arrived(Ranks ranks, const Waited& waited, std::vector<int> absent) {
+  const OperationState& operation = *waited.operation;
+  const RankView& view = ranks[static_cast<std::size_t>(absent.front())];
+  return {
+      .kind = VerdictKind::stalled,
+      .rank = absent.front(),
+      .host = view.host,
+      .op = said(operation),
+      .step = operation.step,
+      .sentence = fmt::format("{}: {}{} never arrived at {}: {}; {} since {}",
+                              place(operation.phase, operation.step), who(ranks, absent.front()),
+                              and_others(absent), said(operation), last_seen(view),
+                              ranks_wait(waited.waiting.size()), in_seconds(waited.since_s))};
+}
+
+/// Everybody is in it, and it does not end.
+Verdict never_ended(Ranks ranks, const Waited& waited) {
+  const OperationState& operation = *waited.operation;
+  const int rank = waited.waiting.front();
+  return {.kind = VerdictKind::stalled,
+          .rank = rank,
+          .host = ranks[static_cast<std::size_t>(rank)].host,
+          .op = said(operation),
+          .step = operation.step,
+          .sentence = fmt::format(
+              "{}: {} does not end on {}{}, though every rank has arrived at it: {} since {} (what "
+              "carries the bytes between the ranks is stuck)",
+              place(operation.phase, operation.step), said(operation), who(ranks, rank),
+              and_others(waited.waiting), ranks_wait(waited.waiting.size()),
+              in_seconds(waited.since_s))};
+}
+
+Verdict does_nothing(Ranks ranks, int rank) {
+  const RankView& view = ranks[static_cast<std::size_t>(rank)];
+  const OperationState* last = last_operation(view.activity);
+  return {.kind = VerdictKind::stalled,
+          .rank = rank,
+          .host = view.host,
+          .op = last ? said(*last) : "",
+          .step = view.activity.step,
+          .sentence = fmt::format("{}: {} makes no progress: {}; no rank waits for it",
+                                  place(view.activity.phase, view.activity.step), who(ranks, rank),
+                                  last_seen(view))};
+}
+
+std::optional<Verdict> judge_stalled(Ranks ranks, const TimeLimits& limits) {
+  const auto quiet_s = [](const RankView& view) { return view.activity.quiet_s + view.told_ago_s; };
+  const auto overdue = ranks_that(ranks, [&](const RankView& view) {
+    return view.life == Life::alive && quiet_s(view) > limits.of(view.activity.phase);
+  });
+  if (overdue.empty()) return std::nullopt;
+
+  const auto waited = waited_operations(ranks);
+  std::set<int> waits_for_others;
+  for (const Waited& w : waited) {
+    if (!w.absent.empty()) waits_for_others.insert(w.waiting.begin(), w.waiting.end());
+  }
+  // Whoever is late because it waits for a third rank is not the one to name.
+  for (const Waited& w : waited) {
+    std::vector<int> free = w.absent;
+    std::erase_if(free, [&](int rank) { return waits_for_others.contains(rank); });
+    if (!free.empty()) return never_arrived(ranks, w, free);
+  }
+  for (const Waited& w : waited) {
+    if (!w.absent.empty()) return never_arrived(ranks, w, w.absent);
+  }
+  if (!waited.empty()) return never_ended(ranks, waited.front());
+  return does_nothing(ranks, *std::ranges::max_element(overdue, {}, [&](int rank) {
+                        return quiet_s(ranks[static_cast<std::size_t>(rank)]);
+                      }));
+}
+
+}  // namespace
+
+double TimeLimits::of(Phase phase) const {
+  switch (phase) {
+    case Phase::start_up:
+      return startup_s;
+    case Phase::step:
+      return step_s;
+    case Phase::checkpoint:
+      return checkpoint_s;
+    case Phase::idle:
+    case Phase::pictures:
+    case Phase::evaluate:
+      break;
+  }
+  return std::numeric_limits<double>::infinity();
+}
+
+std::optional<Verdict> judge(Ranks ranks, const TimeLimits& limits) {
+  if (auto died = judge_gone(ranks, Life::lost, "died (its connection ended)")) return died;
+  if (auto desync = judge_desync(ranks)) return desync;
+  if (auto failed = judge_failed(ranks)) return failed;
+  if (auto silent = judge_gone(
+          ranks, Life::silent,
+          "is gone (it is connected and silent: its host or network is down, or it is stopped)"))
+    return silent;
+  return judge_stalled(ranks, limits);
+}
+
+std::string verdict_json(const Verdict& verdict) {
+  return fmt::format(
+      R"({{"kind":"{}","rank":{},"host":{},"op":{},"step":{},"code":{},"sentence":{}}})"
+      "\n",
+      kind_name(verdict.kind), verdict.rank, json_text(verdict.host), json_text(verdict.op),
+      verdict.step, static_cast<int>(verdict.code), json_text(verdict.sentence));
+}
+
+std::string encode(const Verdict& verdict) {
+  Packer packer;
+  packer.number(static_cast<std::int64_t>(verdict.kind));
+  packer.number(static_cast<std::int64_t>(verdict.code));
+  packer.number(verdict.rank);
+  packer.text(verdict.host);
+  packer.text(verdict.op);
+  packer.number(verdict.step);
+  packer.text(verdict.sentence);
+  return packer.take();
+}
+
+Verdict decode_verdict(std::string_view bytes) {
+  Unpacker unpacker(bytes);
+  Verdict verdict;
+  verdict.kind = static_cast<VerdictKind>(unpacker.number());
+  verdict.code = static_cast<ExitCode>(unpacker.number());
+  verdict.rank = static_cast<int>(unpacker.number());
+  verdict.host = unpacker.text();
+  verdict.op = unpacker.text();
+  verdict.step = unpacker.number();
+  verdict.sentence = unpacker.text();
+  return verdict;
+}
+
+}  // namespace trestle::dist

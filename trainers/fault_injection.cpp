@@ -1,0 +1,107 @@
+#include "trainers/fault_injection.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "configs/nearest.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <chrono>
+#include <csignal>
+#include <limits>
+#include <thread>
+#include <unistd.h>
+
+namespace trestle::trainers {
+namespace {
+
+using Kind = Fault::Kind;
+
+const std::array<std::string, 5> kNames{"hang", "kill", "slow", "nan", "desync"};
+
+[[noreturn]] void refuse(std::string_view spec, std::string_view reason) {
+  fail(ExitCode::usage,
+       "--inject {} is no fault ({}). Write hang, kill, nan or desync as in hang@rank1:step20, or "
+       "slow=2x@rank1.",
+       spec, reason);
+}
+
+/// Takes `prefix` and a whole number behind it off the front of `rest`.
+template <class Number>
+Number take(std::string_view& rest, std::string_view prefix, std::string_view spec) {
+  Number value{};
+  if (!rest.starts_with(prefix))
+    refuse(spec, fmt::format("\"{}\" is missing before \"{}\"", prefix, rest));
+  rest.remove_prefix(prefix.size());
+  const auto [end, problem] = std::from_chars(rest.data(), rest.data() + rest.size(), value);
+  if (problem != std::errc() || value < Number{})
+    refuse(spec, fmt::format("no number after \"{}\"", prefix));
+  rest.remove_prefix(static_cast<std::size_t>(end - rest.data()));
+  return value;
+}
+
+}  // namespace
+
+Fault parse_fault(std::string_view spec) {
+  std::string_view rest = spec;
+  const std::string name(rest.substr(0, rest.find_first_of("=@")));
+  const auto known = std::ranges::find(kNames, name);
+  if (known == kNames.end()) {
+    const std::string meant = configs::nearest(name, kNames);
+    refuse(spec, meant.empty() ? fmt::format("unknown fault \"{}\"", name)
+                               : fmt::format("\"{}\": did you mean \"{}\"?", name, meant));
+  }
+  rest.remove_prefix(name.size());
+  Fault fault{.kind = static_cast<Kind>(known - kNames.begin()), .rank = 0};
+  if (fault.kind == Kind::slow) {
+    fault.factor = take<double>(rest, "=", spec);
+    if (fault.factor < 1) refuse(spec, "a factor below 1 would be faster");
+    if (!rest.starts_with("x")) refuse(spec, "\"x\" is missing after the factor");
+    rest.remove_prefix(1);
+  }
+  fault.rank = take<int>(rest, "@rank", spec);
+  if (fault.kind != Kind::slow) fault.step = take<std::int64_t>(rest, ":step", spec);
+  if (!rest.empty()) refuse(spec, fmt::format("\"{}\" is too much", rest));
+  return fault;
+}
+
+FaultInjection::FaultInjection(const std::vector<Fault>& faults, const dist::Communicator& world)
+    : world_(&world) {
+  for (const Fault& fault : faults) {
+    TRESTLE_REQUIRE(fault.rank < world.size(),
+                    "--inject {}@rank{} has no one to meet (the run has {} ranks, from 0 on). Name "
+                    "a rank below {}.",
+                    kNames[static_cast<std::size_t>(fault.kind)], fault.rank, world.size(),
+                    world.size());
+    if (fault.rank == world.rank()) mine_.push_back(fault);
+  }
+}
+
+bool FaultInjection::due(Kind kind, Step step) const {
+  return std::ranges::any_of(
+      mine_, [&](const Fault& f) { return f.kind == kind && f.step == step.value; });
+}
+
+void FaultInjection::at_step_begin(Step step) const {
+  if (due(Kind::kill, step)) ::kill(::getpid(), SIGKILL);
+  while (due(Kind::hang, step)) std::this_thread::sleep_for(std::chrono::seconds(1));
+  if (due(Kind::desync, step)) world_->barrier();
+}
+
+void FaultInjection::spoil_gradients(Step step,
+                                     const std::vector<NamedParameter>& parameters) const {
+  if (!due(Kind::nan, step) || parameters.empty()) return;
+  parameters.front().tensor.grad().fill_(std::numeric_limits<double>::quiet_NaN());
+}
+
+void FaultInjection::after_backward(double compute_s) const {
+  for (const Fault& fault : mine_) {
+    if (fault.kind == Kind::slow)
+      std::this_thread::sleep_for(std::chrono::duration<double>(compute_s * (fault.factor - 1)));
+  }
+}
+
+}  // namespace trestle::trainers
