@@ -2,6 +2,7 @@
 
 #include "base/deaf_thread.h"
 #include "base/error.h"
+#include "dist/wait_time.h"
 
 #include <algorithm>
 #include <iterator>
@@ -62,6 +63,7 @@ bool Operation::ended_after_hurrying() {
 }
 
 void Operation::wait() {
+  const WaitTimer timer;
   ended_after_hurrying();
   std::unique_lock lock(mutex_);
   ended_.wait(lock, [&] { return is_done_; });

@@ -160,30 +160,35 @@ std::vector<int> ranks_that(Ranks ranks, auto&& condition) {
   return found;
 }
 
-/// "; 2 ranks wait for it since 0.4 s at gradients all_reduce ..."; empty where none does.
-std::string waiting_for(Ranks ranks, int rank) {
-  for (const Waited& waited : waited_operations(ranks)) {
-    if (std::ranges::find(waited.absent, rank) == waited.absent.end()) continue;
-    return fmt::format("; {} for it at {} since {}", ranks_wait(waited.waiting.size()),
-                       said(*waited.operation), in_seconds(waited.since_s));
-  }
-  return "";
-}
-
 std::optional<Verdict> judge_gone(Ranks ranks, Life life, std::string_view how) {
   const auto gone = ranks_that(ranks, [&](const RankView& view) { return view.life == life; });
   if (gone.empty()) return std::nullopt;
   const RankView& first = ranks[static_cast<std::size_t>(gone.front())];
-  const OperationState* last = last_operation(first.activity);
-  return Verdict{
-      .kind = VerdictKind::died,
-      .rank = gone.front(),
-      .host = first.host,
-      .op = last ? said(*last) : "",
-      .step = first.activity.step,
-      .sentence = fmt::format("{}: {}{} {}: {}{}", place(first.activity.phase, first.activity.step),
-                              who(ranks, gone.front()), and_others(gone), how, last_seen(first),
-                              waiting_for(ranks, gone.front()))};
+  Verdict verdict;
+  verdict.kind = VerdictKind::died;
+  verdict.rank = gone.front();
+  verdict.host = first.host;
+  if (const OperationState* last = last_operation(first.activity)) verdict.op = said(*last);
+  // Its table may be half a second old. What the others are in since then is nearer the truth.
+  Phase phase = first.activity.phase;
+  verdict.step = first.activity.step;
+  for (const RankView& view : ranks) {
+    if (view.activity.step <= verdict.step) continue;
+    verdict.step = view.activity.step;
+    phase = view.activity.phase;
+  }
+  std::string waiting;
+  for (const Waited& waited : waited_operations(ranks)) {
+    if (std::ranges::find(waited.absent, gone.front()) == waited.absent.end()) continue;
+    verdict.op = said(*waited.operation);
+    waiting = fmt::format("; {} for it at {} since {}", ranks_wait(waited.waiting.size()),
+                          verdict.op, in_seconds(waited.since_s));
+    break;
+  }
+  verdict.sentence =
+      fmt::format("{}: {}{} {}: {}{}", place(phase, verdict.step), who(ranks, gone.front()),
+                  and_others(gone), how, last_seen(first), waiting);
+  return verdict;
 }
 
 std::optional<Verdict> judge_desync(Ranks ranks) {
@@ -264,6 +269,27 @@ Verdict never_arrived(Ranks ranks, const Waited& waited, std::vector<int> absent
                               ranks_wait(waited.waiting.size()), in_seconds(waited.since_s))};
 }
 
+/// Each of two groups waits in an operation that the other does not come to.
+Verdict in_different_operations(Ranks ranks, const Waited& a, const Waited& b) {
+  const bool a_is_many = std::pair(b.waiting.size(), a.waiting.front()) <
+                         std::pair(a.waiting.size(), b.waiting.front());
+  const Waited& many = a_is_many ? a : b;
+  const Waited& few = a_is_many ? b : a;
+  const OperationState& operation = *few.operation;
+  const int rank = few.waiting.front();
+  return {.kind = VerdictKind::desync,
+          .rank = rank,
+          .host = ranks[static_cast<std::size_t>(rank)].host,
+          .op = said(operation),
+          .step = operation.step,
+          .sentence = fmt::format(
+              "{}: the ranks wait in different operations since {}: {}{} in {}, {}{} in {}. Every "
+              "rank must make the same calls in the same order.",
+              place(operation.phase, operation.step), in_seconds(few.since_s), who(ranks, rank),
+              and_others(few.waiting), said(operation), who(ranks, many.waiting.front()),
+              and_others(many.waiting), said(*many.operation))};
+}
+
 /// Everybody is in it, and it does not end.
 Verdict never_ended(Ranks ranks, const Waited& waited) {
   const OperationState& operation = *waited.operation;
@@ -313,7 +339,11 @@ std::optional<Verdict> judge_stalled(Ranks ranks, const TimeLimits& limits) {
     if (!free.empty()) return never_arrived(ranks, w, free);
   }
   for (const Waited& w : waited) {
-    if (!w.absent.empty()) return never_arrived(ranks, w, w.absent);
+    if (w.absent.empty()) continue;
+    const auto other = std::ranges::find_if(waited, [&](const Waited& o) {
+      return !o.absent.empty() && std::ranges::find(o.waiting, w.absent.front()) != o.waiting.end();
+    });
+    return in_different_operations(ranks, w, *other);
   }
   if (!waited.empty()) return never_ended(ranks, waited.front());
   return does_nothing(ranks, *std::ranges::max_element(overdue, {}, [&](int rank) {

@@ -68,15 +68,15 @@ Fault parse_fault(std::string_view spec) {
   return fault;
 }
 
-FaultInjection::FaultInjection(const std::vector<Fault>& faults, const dist::Communicator& world)
-    : world_(&world) {
+FaultInjection::FaultInjection(const std::vector<Fault>& faults, const dist::Communicator& channel)
+    : channel_(&channel) {
   for (const Fault& fault : faults) {
-    TRESTLE_REQUIRE(fault.rank < world.size(),
+    TRESTLE_REQUIRE(fault.rank < channel.size(),
                     "--inject {}@rank{} has no one to meet (the run has {} ranks, from 0 on). Name "
                     "a rank below {}.",
-                    kNames[static_cast<std::size_t>(fault.kind)], fault.rank, world.size(),
-                    world.size());
-    if (fault.rank == world.rank()) mine_.push_back(fault);
+                    kNames[static_cast<std::size_t>(fault.kind)], fault.rank, channel.size(),
+                    channel.size());
+    if (fault.rank == channel.rank()) mine_.push_back(fault);
   }
 }
 
@@ -85,23 +85,31 @@ bool FaultInjection::due(Kind kind, Step step) const {
       mine_, [&](const Fault& f) { return f.kind == kind && f.step == step.value; });
 }
 
-void FaultInjection::at_step_begin(Step step) const {
+void FaultInjection::at_step_begin(Step step, const std::vector<NamedParameter>& parameters) {
+  if (spoiled_) {
+    const auto& [tensor, hook] = *spoiled_;
+    tensor.remove_hook(hook);
+    spoiled_.reset();
+  }
+  if (due(Kind::nan, step) && !parameters.empty()) {
+    const at::Tensor tensor = parameters.back().tensor;
+    const auto spoil = [](const at::Tensor& gradient) {
+      return at::full_like(gradient, std::numeric_limits<double>::quiet_NaN());
+    };
+    spoiled_.emplace(tensor, tensor.register_hook(spoil));
+  }
   if (due(Kind::kill, step)) ::kill(::getpid(), SIGKILL);
   while (due(Kind::hang, step)) std::this_thread::sleep_for(std::chrono::seconds(1));
-  if (due(Kind::desync, step)) world_->barrier();
+  if (due(Kind::desync, step)) channel_->barrier();
 }
 
-void FaultInjection::spoil_gradients(Step step,
-                                     const std::vector<NamedParameter>& parameters) const {
-  if (!due(Kind::nan, step) || parameters.empty()) return;
-  parameters.front().tensor.grad().fill_(std::numeric_limits<double>::quiet_NaN());
-}
-
-void FaultInjection::after_backward(double compute_s) const {
+double FaultInjection::stretch(double own_s) const {
+  double slept_s = 0;
   for (const Fault& fault : mine_) {
-    if (fault.kind == Kind::slow)
-      std::this_thread::sleep_for(std::chrono::duration<double>(compute_s * (fault.factor - 1)));
+    if (fault.kind == Kind::slow) slept_s += own_s * (fault.factor - 1);
   }
+  std::this_thread::sleep_for(std::chrono::duration<double>(slept_s));
+  return slept_s;
 }
 
 }  // namespace trestle::trainers

@@ -6,10 +6,9 @@
 //   nan@rank1:step20      a gradient of rank 1 is not a number
 //   desync@rank1:step20   rank 1 makes a collective call that the others do not make
 //
-//   FaultInjection faults({parse_fault("hang@rank1:step20")}, world);
-//   faults.at_step_begin(step);                      // then forward and backward
-//   faults.spoil_gradients(step, parameters);        // before they are looked at
-//   faults.after_backward(compute_s);                // before waiting for anyone
+//   FaultInjection faults({parse_fault("hang@rank1:step20")}, collectives.communicator());
+//   faults.at_step_begin(step, parameters);          // then forward and backward
+//   faults.stretch(own_s);                           // the step less its waiting
 //
 // LOCAL, but for the faults themselves. THREADS: one.
 #pragma once
@@ -17,8 +16,12 @@
 #include "dist/communicator.h"
 #include "trainers/task.h"
 
+#include <ATen/core/TensorBody.h>
+
 #include <cstdint>
+#include <optional>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace trestle::trainers {
@@ -38,18 +41,22 @@ Fault parse_fault(std::string_view spec);
 class FaultInjection {
  public:
   FaultInjection() = default;
-  /// Throws Error(usage) for a fault of a rank that is not there.
-  FaultInjection(const std::vector<Fault>& faults, const dist::Communicator& world);
+  /// `channel` is the step's, where desync happens; it must outlive this. Throws Error(usage) for a
+  /// fault of a rank that is not there.
+  FaultInjection(const std::vector<Fault>& faults, const dist::Communicator& channel);
 
-  void at_step_begin(Step step) const;
-  void spoil_gradients(Step step, const std::vector<NamedParameter>& parameters) const;
-  void after_backward(double compute_s) const;
+  /// Hangs, dies, leaves the order of calls, or sees to it that the last parameter's gradient is not
+  /// a number in this step.
+  void at_step_begin(Step step, const std::vector<NamedParameter>& parameters);
+  /// Sleeps for as long as its work is to be slower; returns how long.
+  double stretch(double own_s) const;
 
  private:
   bool due(Fault::Kind kind, Step step) const;
 
   std::vector<Fault> mine_;
-  const dist::Communicator* world_ = nullptr;
+  std::optional<std::pair<at::Tensor, unsigned>> spoiled_;  ///< and the hook that does it
+  const dist::Communicator* channel_ = nullptr;
 };
 
 }  // namespace trestle::trainers

@@ -50,10 +50,10 @@ Trainer::Trainer(const configs::Recipe& recipe, const dist::Communicator& world,
       sample_(recipe.section<SampleOptions>("sample")),
       log_(recipe.section<LogOptions>("log")),
       settings_(settings),
-      faults_(settings.faults, world),
       draws_(static_cast<std::uint64_t>(run_.seed)),
       collectives_(dist::make_collectives(world, "gradients")),
       assembly_(world.agreed([&] { return Assembly(recipe, *collectives_); })),
+      faults_(settings.faults, collectives_->communicator()),
       saver_(world, directory_.checkpoints(), resolved_) {
   if (!dist_.paranoid) return;
   plain_ = dist::make_collectives(world, "plain");
@@ -205,6 +205,8 @@ void Trainer::train() {
                             .bad_samples = bad_samples,
                             .stop = settings_.stop};
     const StepReport report = paranoid_ ? paranoid_->step(inputs) : assembly_.engine.step(inputs);
+    const double own_s = seconds_since(step_started) - (dist::waited_s() - waited_before);
+    stragglers.add(own_s + faults_.stretch(own_s));
     judge_skip(report);
     const ObjectiveReport& main_objective = report.objectives.front();
 
@@ -213,7 +215,6 @@ void Trainer::train() {
     counters.wall_s = wall_before + seconds_since(started);
     counters.bad_samples = bad_samples.to_text();
     const double step_s = seconds_since(step_started);
-    stragglers.add(step_s - (dist::waited_s() - waited_before));
     if (recorder_) {
       recorder_->step({.step = step.value,
                        .samples = counters.position,

@@ -88,11 +88,11 @@ class Trainer {
   SampleOptions sample_;
   LogOptions log_;
   TrainerSettings settings_;
-  FaultInjection faults_;
   Draws draws_;
   std::unique_ptr<dist::Collectives> collectives_, plain_;
   Assembly assembly_;
   std::optional<Paranoid> paranoid_;
+  FaultInjection faults_;
   Saver saver_;
   std::int64_t skipped_ = 0;          ///< steps without update, since this start
   std::optional<Recorder> recorder_;  ///< rank 0's

@@ -18,7 +18,7 @@ OperationState bucket(std::int64_t sequence, bool finished, double age_s) {
           .members = {},
           .sequence = sequence,
           .kind = "reduce_scatter",
-          .name = "bucket " + std::to_string(sequence % 10),
+          .name = fmt::format("bucket {}", sequence % 10),
           .bytes = 26'000'000,
           .phase = Phase::step,
           .step = 812,
@@ -42,7 +42,7 @@ RankView rank_at(std::int64_t sequence, bool waits, double quiet_s, std::string 
 std::vector<RankView> all_wait(int ranks, std::int64_t sequence, double quiet_s) {
   std::vector<RankView> views;
   for (int rank = 0; rank < ranks; ++rank)
-    views.push_back(rank_at(sequence, true, quiet_s, "n" + std::to_string(rank / 3)));
+    views.push_back(rank_at(sequence, true, quiet_s, fmt::format("n{}", rank / 3)));
   return views;
 }
 
@@ -70,13 +70,12 @@ TEST(Verdict, NamesWhoNeverArrived) {
       EXPECT_EQ(verdict->step, 812);
       EXPECT_EQ(verdict->op, "gradients reduce_scatter \"bucket 7\" (26 MB)");
       const std::string wait =
-          ranks == 2 ? "1 rank waits" : std::to_string(ranks - 1) + " ranks wait";
+          ranks == 2 ? "1 rank waits" : fmt::format("{} ranks wait", ranks - 1);
       EXPECT_EQ(verdict->sentence,
-                "step 812: rank " + std::to_string(missing) +
-                    " (host n12) never arrived at gradients reduce_scatter \"bucket 7\" (26 MB): "
-                    "last seen in phase step 62 s ago after gradients reduce_scatter \"bucket 6\" "
-                    "(26 MB); " +
-                    wait + " since 61 s");
+                fmt::format("step 812: rank {} (host n12) never arrived at gradients "
+                            "reduce_scatter \"bucket 7\" (26 MB): last seen in phase step 62 s ago "
+                            "after gradients reduce_scatter \"bucket 6\" (26 MB); {} since 61 s",
+                            missing, wait));
     }
   }
 }
@@ -138,16 +137,29 @@ TEST(Verdict, OnlyMembersAreMissed) {
   EXPECT_EQ(verdict->rank, 3) << verdict->sentence;
 }
 
-TEST(Verdict, TwoThatWaitForEachOther) {
+TEST(Verdict, RanksThatWaitForEachOtherOnTwoChannels) {
+  for (const std::size_t odd : {0, 1, 2}) {
+    auto views = all_wait(3, 7, 61);
+    views[odd] = rank_at(7, false, 61);
+    OperationState other = bucket(0, false, 61);
+    other.channel = 5;
+    other.channel_name = "control";
+    views[odd].activity.operations.push_back(other);
+    const auto verdict = judge(views, kLimits);
+    ASSERT_TRUE(verdict);
+    EXPECT_EQ(verdict->kind, VerdictKind::desync);
+    EXPECT_EQ(verdict->rank, int(odd)) << verdict->sentence;
+    EXPECT_EQ(verdict->op, "control reduce_scatter \"bucket 0\" (26 MB)");
+    EXPECT_NE(verdict->sentence.find("and 1 more (rank " + std::to_string(odd == 2 ? 1 : 2) +
+                                     ") in gradients reduce_scatter \"bucket 7\""),
+              std::string::npos)
+        << verdict->sentence;
+  }
+  // Two ranks: nobody is the majority, and the higher is named.
   auto views = all_wait(2, 7, 61);
-  views[1] = rank_at(7, false, 61);
-  OperationState other = bucket(0, false, 61);
-  other.channel = 5;
-  views[1].activity.operations.push_back(other);
-  const auto verdict = judge(views, kLimits);
-  ASSERT_TRUE(verdict);
-  EXPECT_EQ(verdict->kind, VerdictKind::stalled);
-  EXPECT_NE(verdict->sentence.find("never arrived"), std::string::npos);
+  views[1].activity.operations[1].channel = 5;
+  ASSERT_TRUE(judge(views, kLimits));
+  EXPECT_EQ(judge(views, kLimits)->rank, 1);
 }
 
 TEST(Verdict, AMessageIsMissedFromItsSender) {
@@ -217,6 +229,20 @@ TEST(Verdict, ALostRankComesFirst) {
         << verdict->sentence;
     EXPECT_NE(verdict->sentence.find("2 ranks wait for it at"), std::string::npos);
   }
+}
+
+TEST(Verdict, WhereADeadRankWasTheOthersKnowBetterThanItsLastTable) {
+  auto views = all_wait(3, 7, 0.1);
+  views[1] = rank_at(2, false, 0.4);
+  views[1].life = Life::lost;
+  views[1].activity.step = 809;
+  const auto verdict = judge(views, kLimits);
+  ASSERT_TRUE(verdict);
+  EXPECT_EQ(verdict->step, 812);
+  EXPECT_EQ(verdict->op, "gradients reduce_scatter \"bucket 7\" (26 MB)");
+  EXPECT_NE(verdict->sentence.find("after gradients reduce_scatter \"bucket 1\""),
+            std::string::npos)
+      << verdict->sentence;
 }
 
 TEST(Verdict, AWholeHostIsLost) {

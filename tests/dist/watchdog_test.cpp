@@ -191,6 +191,7 @@ TEST(Watchdog, ADeathIsNoticedByAllWithinASecond) {
       Guarded guarded(world, court);
       const PhaseScope phase(&guarded.ring, Phase::step, 20);
       guarded.ring.finished(guarded.queue(0, "bucket 0"));
+      if (world.rank() != victim) guarded.queue(1, "bucket 1");
       std::this_thread::sleep_for(milliseconds(250));  // a table travels
       if (world.rank() == victim) {
         const std::lock_guard lock(court.mutex);
@@ -198,7 +199,6 @@ TEST(Watchdog, ADeathIsNoticedByAllWithinASecond) {
         guarded.watchdog.reset();
         return;
       }
-      guarded.queue(1, "bucket 1");
       EXPECT_TRUE(court.wait_for(2));
       guarded.watchdog->goodbye();  // returns, since the thread has ended
     });
@@ -210,7 +210,10 @@ TEST(Watchdog, ADeathIsNoticedByAllWithinASecond) {
       EXPECT_EQ(ending.verdict.kind, VerdictKind::died);
       EXPECT_EQ(ending.verdict.rank, victim);
       EXPECT_EQ(ending.verdict.step, 20);
-      EXPECT_EQ(ending.verdict.op, "gradients all_reduce \"bucket 0\" (100 bytes)");
+      EXPECT_EQ(ending.verdict.op, "gradients all_reduce \"bucket 1\" (100 bytes)");
+      EXPECT_NE(ending.verdict.sentence.find("after gradients all_reduce \"bucket 0\""),
+                std::string::npos)
+          << ending.verdict.sentence;
       EXPECT_EQ(ending.decided_here, victim == 0 || rank == 0);
     }
   }

@@ -174,7 +174,7 @@ class Verdicts(unittest.TestCase):
                 self.assertEqual(run.end(10), 128 + signal.SIGKILL, run.said())
                 survivors = [r for r in range(RANKS) if r != victim]
                 verdict = self.expect_verdict(run, "died", victim, survivors)
-                self.assertEqual(verdict["step"], 6)
+                self.assertIn(verdict["step"], (5, 6))  # as far as the others had come
                 print(verdict["sentence"])
         self.expect_resumable(run)
 
@@ -252,8 +252,9 @@ class Verdicts(unittest.TestCase):
     def test_slow_rank_in_turn(self) -> None:
         for slow in range(RANKS):
             with self.subTest(slow=slow):
-                run = self.start("checkpoint.every=0", "dist.straggler_every=10", name=f"-{slow}",
-                                 inject=(f"slow=2x@rank{slow}",), steps=31)
+                run = self.start("checkpoint.every=0", "dist.straggler_every=15",
+                                 "train.global_batch=36", name=f"-{slow}",
+                                 inject=(f"slow=2x@rank{slow}",), steps=46)
                 self.assertEqual(run.end(), 0, run.said())
                 named = re.findall(r"warning: rank (\d+) \(host (\S+)\) is slow: .*takes ([\d.]+) ",
                                    run.said())

@@ -52,17 +52,20 @@ TEST(Faults, OfARankThatIsNotThere) {
 TEST(Faults, HappenAtTheirStepOnly) {
   const auto self = dist::Communicator::self();
   const FaultInjection faults({parse_fault("nan@rank0:step2"), parse_fault("slow=3x@rank0")}, self);
-  const at::Tensor weight = at::ones({2, 2}).t();
-  weight.mutable_grad() = at::ones({2, 2});
+  const at::Tensor weight = at::ones({2, 2}).requires_grad_(true);
   const std::vector<NamedParameter> parameters{{"weight", weight}};
-  faults.at_step_begin(Step{2});
-  faults.spoil_gradients(Step{1}, parameters);
-  EXPECT_FALSE(weight.grad().isnan().any().item<bool>());
-  faults.spoil_gradients(Step{2}, parameters);
-  EXPECT_TRUE(weight.grad().isnan().any().item<bool>());
+  const auto gradient_is_number = [&](std::int64_t step) {
+    faults.at_step_begin(Step{step}, parameters);
+    weight.mutable_grad().reset();
+    weight.sum().backward();
+    return !weight.grad().isnan().any().item<bool>();
+  };
+  EXPECT_TRUE(gradient_is_number(1));
+  EXPECT_FALSE(gradient_is_number(2));
+  EXPECT_TRUE(gradient_is_number(3));
 
   const auto started = std::chrono::steady_clock::now();
-  faults.after_backward(0.05);
+  EXPECT_DOUBLE_EQ(faults.stretch(0.05), 0.1);
   const std::chrono::duration<double> slept = std::chrono::steady_clock::now() - started;
   EXPECT_GE(slept.count(), 0.1);
 }
