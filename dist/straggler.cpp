@@ -9,11 +9,14 @@
 namespace trestle::dist {
 namespace {
 
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::ranges::nth_element(values, middle);
-  if (values.size() % 2 == 1) return *middle;
-  return (*middle + *std::max_element(values.begin(), middle)) / 2;
+/// The value below which a part `at` of the others lie.
+double quantile(std::vector<double> values, double at) {
+  const double place = at * static_cast<double>(values.size() - 1);
+  const auto below = static_cast<std::ptrdiff_t>(place);
+  std::ranges::sort(values);
+  const double low = values[static_cast<std::size_t>(below)];
+  const double high = values[std::min(static_cast<std::size_t>(below) + 1, values.size() - 1)];
+  return low + (place - static_cast<double>(below)) * (high - low);
 }
 
 }  // namespace
@@ -23,7 +26,7 @@ std::vector<SlowRank> slow_ranks(const std::vector<double>& times_s, double thre
   for (std::size_t rank = 0; times_s.size() > 1 && rank < times_s.size(); ++rank) {
     std::vector<double> others = times_s;
     others.erase(others.begin() + static_cast<std::ptrdiff_t>(rank));
-    const double factor = times_s[rank] / median(std::move(others));
+    const double factor = times_s[rank] / quantile(std::move(others), 0.5);
     if (factor > threshold) slow.push_back({static_cast<int>(rank), factor});
   }
   return slow;
@@ -46,12 +49,12 @@ void StragglerWatch::add(double step_s) {
 
 void StragglerWatch::compare() {
   // A sum in which every rank fills its own place: one small message.
-  std::vector<double> medians(hosts_.size(), 0.0);
-  medians[static_cast<std::size_t>(world_.rank())] = median(times_s_);
-  world_.all_reduce(std::span(medians), ReduceOp::sum);
+  std::vector<double> times_s(hosts_.size(), 0.0);
+  times_s[static_cast<std::size_t>(world_.rank())] = quantile(times_s_, kQuantile);
+  world_.all_reduce(std::span(times_s), ReduceOp::sum);
 
   std::vector<bool> slow_now(hosts_.size(), false);
-  for (const auto& [rank, factor] : slow_ranks(medians, kThreshold)) {
+  for (const auto& [rank, factor] : slow_ranks(times_s, kThreshold)) {
     const auto r = static_cast<std::size_t>(rank);
     slow_now[r] = true;
     if (named_[r] || !world_.is_root()) continue;
@@ -59,7 +62,7 @@ void StragglerWatch::compare() {
         "rank {} (host {}) is slow: its own part of a step takes {:.1f} times that of the other "
         "ranks ({:.4g} ms, waiting left out), and they wait for it. Look at its host: other "
         "programs, heat, a slow disk or device.",
-        rank, hosts_[r], factor, 1e3 * medians[r]);
+        rank, hosts_[r], factor, 1e3 * times_s[r]);
   }
   for (std::size_t r = 0; r < named_.size(); ++r) {
     if (named_[r] && !slow_now[r] && world_.is_root())

@@ -26,6 +26,9 @@ std::vector<SlowRank> slow_ranks(const std::vector<double>& times_s, double thre
 class StragglerWatch {
  public:
   static constexpr double kThreshold = 1.3;
+  /// A rank's time is the lower quartile of its steps: others on its cores, a page from a cold disk
+  /// only ever add to a step, and a slow rank is slow in nearly all.
+  static constexpr double kQuantile = 0.25;
 
   /// `every` 0: never looks.
   StragglerWatch(const Communicator& world, std::int64_t every);

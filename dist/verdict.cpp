@@ -1,6 +1,7 @@
 #include "dist/verdict.h"
 
 #include "dist/json_text.h"
+#include "dist/waited.h"
 
 #include <algorithm>
 #include <array>
@@ -19,8 +20,6 @@ std::string_view kind_name(VerdictKind kind) {
   constexpr std::array<std::string_view, 4> kNames{"died", "desync", "failed", "stalled"};
   return kNames[static_cast<std::size_t>(kind)];
 }
-
-// ---- Words ----
 
 std::string in_bytes(std::int64_t bytes) {
   const auto value = static_cast<double>(bytes);
@@ -83,75 +82,6 @@ std::string last_seen(const RankView& view) {
   return text;
 }
 
-// ---- Operations of several ranks ----
-
-/// The same operation, wherever it is issued.
-using OperationKey = std::tuple<std::int64_t, std::vector<int>, std::int64_t>;
-
-OperationKey key_of(const OperationState& o) { return {o.channel, o.members, o.sequence}; }
-
-/// What must be equal on all ranks. Texts (bytes of any length) may differ in length.
-std::string signature(const OperationState& operation) {
-  static const std::set<std::string, std::less<>> kEqualSizes{"all_reduce", "reduce_scatter",
-                                                              "all_gather", "broadcast"};
-  std::string text = operation.kind + "\n" + operation.name;
-  if (kEqualSizes.contains(operation.kind)) text += fmt::format("\n{}", operation.bytes);
-  return text;
-}
-
-/// An operation that some ranks wait in.
-struct Waited {
-  const OperationState* operation = nullptr;  ///< as its longest waiter sees it
-  double since_s = 0;
-  std::vector<int> waiting, absent;
-};
-
-/// All operations that a rank is in and has not finished, the longest wait first.
-std::vector<Waited> waited_operations(Ranks ranks) {
-  std::map<OperationKey, Waited> found;
-  for (int rank = 0; rank < static_cast<int>(ranks.size()); ++rank) {
-    for (const OperationState& operation :
-         ranks[static_cast<std::size_t>(rank)].activity.operations) {
-      if (operation.finished) continue;
-      OperationKey key = key_of(operation);
-      // Between two ranks only the other one can be late; the pair stands for the group.
-      if (operation.peer >= 0) std::get<1>(key) = {rank, operation.peer};
-      Waited& waited = found[key];
-      waited.waiting.push_back(rank);
-      if (waited.operation && waited.since_s >= operation.age_s) continue;
-      waited.operation = &operation;
-      waited.since_s = operation.age_s;
-    }
-  }
-  // How far each rank has come on each channel: who is beyond an operation did arrive at it.
-  const auto arrived = [&](int rank, const OperationState& at) {
-    return std::ranges::any_of(ranks[static_cast<std::size_t>(rank)].activity.operations,
-                               [&](const OperationState& o) {
-                                 return o.channel == at.channel && o.members == at.members &&
-                                        o.peer < 0 && o.sequence >= at.sequence;
-                               });
-  };
-  std::vector<Waited> all;
-  for (auto& [key, waited] : found) {
-    const OperationState& operation = *waited.operation;
-    if (operation.peer >= 0) {
-      waited.absent = {operation.peer};
-    } else {
-      const auto note = [&](int rank) {
-        if (!arrived(rank, operation)) waited.absent.push_back(rank);
-      };
-      for (const int member : operation.members) note(member);
-      for (int rank = 0; operation.members.empty() && rank < static_cast<int>(ranks.size()); ++rank)
-        note(rank);
-    }
-    all.push_back(std::move(waited));
-  }
-  std::ranges::stable_sort(all, std::ranges::greater{}, &Waited::since_s);
-  return all;
-}
-
-// ---- The verdicts ----
-
 std::vector<int> ranks_that(Ranks ranks, auto&& condition) {
   std::vector<int> found;
   for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
@@ -191,50 +121,76 @@ std::optional<Verdict> judge_gone(Ranks ranks, Life life, std::string_view how) 
   return verdict;
 }
 
-std::optional<Verdict> judge_desync(Ranks ranks) {
-  struct Issued {
-    std::vector<int> ranks;
-    const OperationState* operation = nullptr;
-  };
-  std::map<OperationKey, std::map<std::string, Issued>> all;
+/// What must be equal on all ranks. Texts (bytes of any length) may differ in length.
+std::string signature(const OperationState& operation) {
+  static const std::set<std::string, std::less<>> kEqualSizes{"all_reduce", "reduce_scatter",
+                                                              "all_gather", "broadcast"};
+  std::string text = operation.kind + "\n" + operation.name;
+  if (kEqualSizes.contains(operation.kind)) text += fmt::format("\n{}", operation.bytes);
+  return text;
+}
+
+/// Ranks that issued the same thing at one place of one channel.
+struct Party {
+  std::vector<int> ranks;
+  const OperationState* operation = nullptr;
+};
+
+/// Of the oldest place at which ranks differ, the largest party first (of equal ones that with the
+/// lowest rank); empty where all agree.
+std::vector<Party> parties_of_a_difference(Ranks ranks) {
+  std::map<OperationKey, std::map<std::string, Party>> all;
   for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
     for (const OperationState& operation : ranks[rank].activity.operations) {
       if (operation.peer >= 0) continue;  // those two need not be the same call
-      Issued& issued = all[key_of(operation)][signature(operation)];
-      issued.ranks.push_back(static_cast<int>(rank));
-      issued.operation = &operation;
+      Party& party = all[key_of(operation)][signature(operation)];
+      party.ranks.push_back(static_cast<int>(rank));
+      party.operation = &operation;
     }
   }
-  const std::map<std::string, Issued>* oldest = nullptr;
-  const auto age = [](const auto& issued) { return issued.begin()->second.operation->age_s; };
-  for (const auto& [key, issued] : all) {
-    if (issued.size() > 1 && (!oldest || age(issued) > age(*oldest))) oldest = &issued;
+  const std::map<std::string, Party>* oldest = nullptr;
+  const auto age = [](const auto& parties) { return parties.begin()->second.operation->age_s; };
+  for (const auto& [key, parties] : all) {
+    if (parties.size() > 1 && (!oldest || age(parties) > age(*oldest))) oldest = &parties;
   }
-  if (!oldest) return std::nullopt;
-
-  // The many are right; of two equal parties the one with the lower rank.
-  std::vector<const Issued*> parties;
-  for (const auto& [text, issued] : *oldest) parties.push_back(&issued);
-  std::ranges::sort(parties, [](const Issued* a, const Issued* b) {
-    if (a->ranks.size() != b->ranks.size()) return a->ranks.size() > b->ranks.size();
-    return a->ranks.front() < b->ranks.front();
+  std::vector<Party> parties;
+  if (!oldest) return parties;
+  for (const auto& [text, party] : *oldest) parties.push_back(party);
+  std::ranges::sort(parties, [](const Party& a, const Party& b) {
+    return std::tuple(-std::ssize(a.ranks), a.ranks.front()) <
+           std::tuple(-std::ssize(b.ranks), b.ranks.front());
   });
-  const Issued& many = *parties[0];
-  const Issued& few = *parties[1];
+  return parties;
+}
+
+/// Two parties are equal and others are still on their way to that place: they will say who is odd.
+bool is_open(Ranks ranks, const std::vector<Party>& parties) {
+  constexpr double kPatienceS = 5;
+  if (parties[0].ranks.size() > parties[1].ranks.size()) return false;
+  const OperationState& operation = *parties[0].operation;
+  const double told_ago_s = ranks[static_cast<std::size_t>(parties[0].ranks.front())].told_ago_s;
+  if (operation.age_s + told_ago_s > kPatienceS) return false;
+  const std::size_t expected = operation.members.empty() ? ranks.size() : operation.members.size();
+  std::size_t arrived = 0;
+  for (const Party& party : parties) arrived += party.ranks.size();
+  return arrived < expected;
+}
+
+/// The many are right.
+Verdict desync(Ranks ranks, const Party& many, const Party& few) {
+  const OperationState& operation = *few.operation;
   const int rank = few.ranks.front();
-  return Verdict{
-      .kind = VerdictKind::desync,
-      .rank = rank,
-      .host = ranks[static_cast<std::size_t>(rank)].host,
-      .op = said(*few.operation),
-      .step = few.operation->step,
-      .sentence = fmt::format(
-          "{}: the ranks issued different operations as number {} of channel {}: {}{} {}, {}{} {}. "
-          "Every rank must make the same calls in the same order.",
-          place(few.operation->phase, few.operation->step), few.operation->sequence,
-          few.operation->channel_name, who(ranks, rank), and_others(few.ranks),
-          said(*few.operation), who(ranks, many.ranks.front()), and_others(many.ranks),
-          said(*many.operation))};
+  return {.kind = VerdictKind::desync,
+          .rank = rank,
+          .host = ranks[static_cast<std::size_t>(rank)].host,
+          .op = said(operation),
+          .step = operation.step,
+          .sentence = fmt::format(
+              "{}: the ranks issued different operations as number {} of channel {}: {}{} {}, {}{} "
+              "{}. Every rank must make the same calls in the same order.",
+              place(operation.phase, operation.step), operation.sequence, operation.channel_name,
+              who(ranks, rank), and_others(few.ranks), said(operation),
+              who(ranks, many.ranks.front()), and_others(many.ranks), said(*many.operation))};
 }
 
 std::optional<Verdict> judge_failed(Ranks ranks) {
@@ -371,7 +327,10 @@ double TimeLimits::of(Phase phase) const {
 
 std::optional<Verdict> judge(Ranks ranks, const TimeLimits& limits) {
   if (auto died = judge_gone(ranks, Life::lost, "died (its connection ended)")) return died;
-  if (auto desync = judge_desync(ranks)) return desync;
+  if (const auto parties = parties_of_a_difference(ranks); !parties.empty()) {
+    if (is_open(ranks, parties)) return std::nullopt;
+    return desync(ranks, parties[0], parties[1]);
+  }
   if (auto failed = judge_failed(ranks)) return failed;
   if (auto silent = judge_gone(
           ranks, Life::silent,

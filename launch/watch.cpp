@@ -84,9 +84,9 @@ void RunWatch::begin(const trainers::WatchOptions& options,
   log_debug(
       "watchdog: time-outs {} s at start-up, {} s in a step, {} s in a checkpoint, {} s of "
       "silence; "
-      "{} flight entries",
+      "{} flight entries; step times compared every {} steps",
       options.startup_timeout_s, options.step_timeout_s, options.checkpoint_timeout_s,
-      options.silence_timeout_s, options.flight_entries);
+      options.silence_timeout_s, options.flight_entries, options.straggler_every);
   world_.agreed([&] {
     if (world_.is_root()) say_last_verdict(directory.verdict());
   });

@@ -43,7 +43,7 @@ TEST(StragglerWatch, ComparesEveryFewSteps) {
     simulate(3, [&](const Communicator& world) {
       StragglerWatch watch(world, 4);
       for (int step = 0; step < 16; ++step) {
-        // One step that hiccups on another rank is not the median's business.
+        // One step of four that hiccups says nothing of a rank.
         const bool hiccup = step % 4 == 1 && world.rank() != slow;
         watch.add((world.rank() == slow ? 0.2 : 0.1) + (hiccup ? 3.0 : 0.0));
       }

@@ -294,6 +294,22 @@ TEST(Verdict, DifferentOperations) {
   }
 }
 
+TEST(Verdict, ATieWaitsForThoseWhoAreOnTheirWay) {
+  auto views = all_wait(3, 7, 0.2);
+  views[0].activity.operations[1].kind = "barrier";
+  views[2] = rank_at(7, false, 0.2);
+  EXPECT_FALSE(judge(views, kLimits)) << "is it 0 or 1?";
+  views[1].failure = RankView::Failure{ExitCode::peer, "rank 1 expected 8 bytes, and 1 came."};
+  EXPECT_FALSE(judge(views, kLimits)) << "a failure comes of it, and explains less";
+  views[2] = rank_at(7, true, 0);
+  ASSERT_TRUE(judge(views, kLimits));
+  EXPECT_EQ(judge(views, kLimits)->rank, 0);
+  views[2] = rank_at(7, false, 0.2);
+  for (auto& view : views) view.told_ago_s = 6;
+  ASSERT_TRUE(judge(views, kLimits)) << "it does not come";
+  EXPECT_EQ(judge(views, kLimits)->kind, VerdictKind::desync);
+}
+
 TEST(Verdict, OfTwoDifferentTheHigherRankIsNamed) {
   auto views = all_wait(2, 7, 0.2);
   views[0].activity.operations[1].kind = "barrier";

@@ -252,9 +252,9 @@ class Verdicts(unittest.TestCase):
     def test_slow_rank_in_turn(self) -> None:
         for slow in range(RANKS):
             with self.subTest(slow=slow):
-                run = self.start("checkpoint.every=0", "dist.straggler_every=15",
+                run = self.start("checkpoint.every=0", "dist.straggler_every=20",
                                  "train.global_batch=36", name=f"-{slow}",
-                                 inject=(f"slow=2x@rank{slow}",), steps=46)
+                                 inject=(f"slow=2x@rank{slow}",), steps=61)
                 self.assertEqual(run.end(), 0, run.said())
                 named = re.findall(r"warning: rank (\d+) \(host (\S+)\) is slow: .*takes ([\d.]+) ",
                                    run.said())
