@@ -1,7 +1,7 @@
 #include "dist/verdict.h"
 
 #include "dist/json_text.h"
-#include "dist/waited.h"
+#include "dist/waiting_operations.h"
 
 #include <algorithm>
 #include <array>

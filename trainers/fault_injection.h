@@ -45,8 +45,8 @@ class FaultInjection {
   /// fault of a rank that is not there.
   FaultInjection(const std::vector<Fault>& faults, const dist::Communicator& channel);
 
-  /// Hangs, dies, leaves the order of calls, or sees to it that the last parameter's gradient is not
-  /// a number in this step.
+  /// Hangs, dies, leaves the order of calls, or sees to it that the last parameter's gradient is
+  /// not a number in this step.
   void at_step_begin(Step step, const std::vector<NamedParameter>& parameters);
   /// Sleeps for as long as its work is to be slower; returns how long.
   double stretch(double own_s) const;

@@ -174,7 +174,7 @@ void add_comm(CLI::App& bench, Action& action) {
       "algbw is bytes / time; busbw is what nccl-tests calls so, comparable with the hardware.");
   command->callback([arguments, &action] {
     action = [arguments] {
-      return with_ranks([&](const dist::Communicator& world, StopToken stop) {
+      return with_ranks([&](const dist::Communicator& world, StopToken stop, RunWatch&) {
         return bench_comm(world, stop, *arguments);
       });
     };

@@ -51,7 +51,7 @@ TEST(Faults, OfARankThatIsNotThere) {
 
 TEST(Faults, HappenAtTheirStepOnly) {
   const auto self = dist::Communicator::self();
-  const FaultInjection faults({parse_fault("nan@rank0:step2"), parse_fault("slow=3x@rank0")}, self);
+  FaultInjection faults({parse_fault("nan@rank0:step2"), parse_fault("slow=3x@rank0")}, self);
   const at::Tensor weight = at::ones({2, 2}).requires_grad_(true);
   const std::vector<NamedParameter> parameters{{"weight", weight}};
   const auto gradient_is_number = [&](std::int64_t step) {

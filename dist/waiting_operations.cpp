@@ -1,4 +1,4 @@
-#include "dist/waited.h"
+#include "dist/waiting_operations.h"
 
 #include <algorithm>
 #include <map>
