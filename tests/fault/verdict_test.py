@@ -228,21 +228,22 @@ class Verdicts(unittest.TestCase):
 
     def test_desync(self) -> None:
         run = self.start(inject=("desync@rank1:step6",))
+        run.wait_for_steps(2)
+        ranks = run.ranks()  # as long as they live: this fault is seen at once
         run.wait_for_steps(6)
         started = time.monotonic()
-        ranks = run.ranks()
         self.assertEqual(run.end(STEP_TIMEOUT_S + 10), PEER, run.said())
         verdict = self.expect_verdict(run, "desync", 1, [0, 1, 2])
         self.assertEqual(verdict["step"], 6)
         self.assertIn("barrier", verdict["op"])
         self.assertRegex(verdict["sentence"], r"rank 1 \(.*\) \S+ barrier .*, rank 0 \(.*\) and 1 "
-                                              r"more \(rank 2\) \S+ agree")
+                                              r"more \(rank 2\) \S+ reduce_scatter")
         self.expect_nobody_left(ranks)
         print(f"desync: {time.monotonic() - started:.1f} s; {verdict['sentence']}")
         self.expect_resumable(run)
 
     def test_nan(self) -> None:
-        run = self.start(inject=("nan@rank1:step6",))
+        run = self.start("train.on_nonfinite=stop", inject=("nan@rank1:step6",))
         self.assertEqual(run.end(), 6, run.said())
         self.assertRegex(run.said(), r"rank 1: step 6: the gradient of \S+ is not finite")
         for rank in range(RANKS):
@@ -258,9 +259,13 @@ class Verdicts(unittest.TestCase):
                 self.assertEqual(run.end(), 0, run.said())
                 named = re.findall(r"warning: rank (\d+) \(host (\S+)\) is slow: .*takes ([\d.]+) ",
                                    run.said())
-                self.assertEqual({int(rank) for rank, _, _ in named}, {slow}, run.said())
+                # More ranks than cores take turns, so that another may look slow, too; but less.
+                factors = {rank: max(float(f) for r, _, f in named if int(r) == rank)
+                           for rank in {int(r) for r, _, _ in named}}
+                self.assertIn(slow, factors, run.said())
+                self.assertEqual(max(factors, key=factors.get), slow, run.said())
                 self.assertEqual(named[0][1], os.uname().nodename)
-                print(f"rank {slow} twice as slow: named as {named[0][2]} times")
+                print(f"rank {slow} twice as slow: named as {factors[slow]} times")
 
     def test_flight_rings_on_request(self) -> None:
         run = self.start()
