@@ -148,7 +148,7 @@ inline void many_operations_at_once(Collectives& c) {
   };
   std::vector<Issued> issued;
   for (int i = 0; i < 36; ++i) {
-    const int64_t count = kCounts[i % std::size(kCounts)] * (1 + 40 * (i % 3));
+    const int64_t count = kCounts[i % std::size(kCounts)] * (1 + 4 * (i % 3));
     const at::Tensor whole = reduced(size, size * count, at::kFloat, ReduceOp::sum);
     Issued& it = issued.emplace_back();
     it.in = contribution(rank, size * count, at::kFloat);
