@@ -84,13 +84,15 @@ Progress::~Progress() { stop(); }
 
 void Progress::submit(std::shared_ptr<Operation> operation) {
   {
-    const std::lock_guard lock(mutex_);
-    if (!is_stopping_) {
-      if (start_ == Start::late) operation->held_by_ = this;
-      (start_ == Start::late ? held_ : queued_).push_back(std::move(operation));
+    std::unique_lock lock(mutex_);
+    if (is_stopping_) {
+      lock.unlock();
+      return operation->fail(run_has_ended());
     }
+    const bool is_held = start_ == Start::late;
+    if (is_held) operation->held_by_ = this;
+    (is_held ? held_ : queued_).push_back(std::move(operation));
   }
-  if (operation) return operation->fail(run_has_ended());
   changed_.notify_one();
 }
 

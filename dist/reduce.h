@@ -46,7 +46,7 @@ void combine(T* __restrict into, const In* __restrict from, int64_t count, Reduc
 /// be one of the parts.
 template <class T, class In>
 void combine_in_order(std::span<const In* const> parts, int64_t count, T* out, ReduceOp op) {
-  std::array<T, 1024> sums;  // stays in the nearest cache while all parts pass by
+  std::array<T, 1024> sums{};  // stays in the nearest cache while all parts pass by
   constexpr auto kBlock = static_cast<int64_t>(sums.size());
   for (int64_t begin = 0; begin < count; begin += kBlock) {
     const int64_t length = std::min(kBlock, count - begin);
