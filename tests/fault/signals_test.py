@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "program"))
 import trestle  # noqa: E402
 
 PROGRAM = Path("trestle")
-STEPS = 60
+STEPS = 400
 STOPPED = 75
 
 # What a user's own script looks like: launch/common.sh passes its signals on.

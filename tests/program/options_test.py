@@ -45,6 +45,7 @@ SPECIAL: dict[str, tuple[object, list[str]]] = {
     "train.on_nonfinite": ("stop", ["optim.learning_rate=1e30"]),
     "train.max_skips": (0, ["optim.learning_rate=1e30"]),
     "dist.wire_dtype": ("bf16", []),
+    "dist.verify_every": (1, []),
 }
 
 # What these refuse is found by training.
