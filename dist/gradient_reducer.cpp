@@ -103,9 +103,9 @@ class GradientReducer::Impl {
     micro_steps_ = plan.micro_steps;
     micro_ = 0;
     first_fill_ = true;
-    not_finite_.clear();
+    not_finite.clear();
     late_.clear();
-    hidden_ = 0;
+    hidden = 0;
     begin_micro();
     for (Group& group : groups_) {
       for (Leaf& leaf : group.leaves) leaf.most_arrivals = 0;
@@ -219,9 +219,9 @@ class GradientReducer::Impl {
     return bytes;
   }
 
-  std::string not_finite_;
-  std::vector<std::string> unused_, unsteady_;
-  std::size_t hidden_ = 0;
+  std::string not_finite;
+  std::vector<std::string> unused, unsteady;
+  std::size_t hidden = 0;
 
  private:
   struct Leaf {
@@ -317,8 +317,7 @@ class GradientReducer::Impl {
     Group& group = groups_[g];
     Leaf& leaf = group.leaves[i];
     at::Tensor& grad = group.flat.leaves()[i].tensor.mutable_grad();
-    const at::Tensor gradient = std::move(grad);
-    grad.reset();
+    const at::Tensor gradient = std::exchange(grad, at::Tensor());
     ++leaf.arrivals;
     if (counting_ || !active_[g]) return;
 
@@ -435,10 +434,10 @@ class GradientReducer::Impl {
   }
 
   void note_not_finite(const Part& part, const at::Tensor& buffer) {
-    if (!not_finite_.empty() || all_finite(buffer)) return;
+    if (!not_finite.empty() || all_finite(buffer)) return;
     for (const std::size_t i : bucket_of(part).parameters) {
       if (all_finite(place_of(part.group, i))) continue;
-      not_finite_ = groups_[part.group].flat.leaves()[i].name;
+      not_finite = groups_[part.group].flat.leaves()[i].name;
       return;
     }
   }
@@ -496,7 +495,7 @@ class GradientReducer::Impl {
   void count_hidden() {
     for (const Part& part : parts_) {
       InFlight& flight = groups_[part.group].buckets[part.bucket];
-      if (flight.started && flight.work.test()) ++hidden_;
+      if (flight.started && flight.work.test()) ++hidden;
     }
   }
 
@@ -510,15 +509,15 @@ class GradientReducer::Impl {
     least = most;
     collectives_.communicator().all_reduce(std::span(most), ReduceOp::max);
     collectives_.communicator().all_reduce(std::span(least), ReduceOp::min);
-    unused_.clear();
-    unsteady_.clear();
+    unused.clear();
+    unsteady.clear();
     std::size_t at = 0;
     for (const Part& part : parts_) {
       Group& group = groups_[part.group];
       for (const std::size_t i : bucket_of(part).parameters) {
         const std::string& name = group.flat.leaves()[i].name;
-        if (most[at] == 0) unused_.push_back(name);
-        if (most[at] != least[at]) unsteady_.push_back(name);
+        if (most[at] == 0) unused.push_back(name);
+        if (most[at] != least[at]) unsteady.push_back(name);
         group.leaves[i].expected = static_cast<int>(most[at++]);
       }
     }
@@ -562,11 +561,11 @@ bool GradientReducer::has_late() const { return impl_->has_late(); }
 std::vector<std::string> GradientReducer::add_late() { return impl_->add_late(); }
 at::Tensor GradientReducer::gradients(const Part& part) const { return impl_->whole(part); }
 at::Tensor GradientReducer::own_gradients(const Part& part) const { return impl_->own(part); }
-const std::string& GradientReducer::not_finite() const { return impl_->not_finite_; }
-const std::vector<std::string>& GradientReducer::unused() const { return impl_->unused_; }
-const std::vector<std::string>& GradientReducer::unsteady() const { return impl_->unsteady_; }
+const std::string& GradientReducer::not_finite() const { return impl_->not_finite; }
+const std::vector<std::string>& GradientReducer::unused() const { return impl_->unused; }
+const std::vector<std::string>& GradientReducer::unsteady() const { return impl_->unsteady; }
 const std::string* GradientReducer::leaf_in_use() const { return impl_->leaf_in_use(); }
-std::size_t GradientReducer::hidden() const { return impl_->hidden_; }
+std::size_t GradientReducer::hidden() const { return impl_->hidden; }
 std::int64_t GradientReducer::buffer_bytes() const { return impl_->buffer_bytes(); }
 
 }  // namespace trestle::dist
