@@ -113,7 +113,7 @@ bool PeerLink::flush() {
 
 bool PeerLink::receive(
     const std::function<void(std::uint8_t type, std::string_view payload)>& on_message) {
-  std::array<char, 65536> buffer;
+  std::array<char, 65536> buffer;  // NOLINT(cppcoreguidelines-pro-type-member-init): filled by recv
   while (open_) {
     const ssize_t n = ::recv(socket_.get(), buffer.data(), buffer.size(), 0);
     if (n > 0) {

@@ -123,10 +123,10 @@ std::optional<Verdict> judge_gone(Ranks ranks, Life life, std::string_view how) 
 
 /// What must be equal on all ranks. Texts (bytes of any length) may differ in length.
 std::string signature(const OperationState& operation) {
-  static const std::set<std::string, std::less<>> kEqualSizes{"all_reduce", "reduce_scatter",
+  static const std::set<std::string, std::less<>> equal_sizes{"all_reduce", "reduce_scatter",
                                                               "all_gather", "broadcast"};
   std::string text = operation.kind + "\n" + operation.name;
-  if (kEqualSizes.contains(operation.kind)) text += fmt::format("\n{}", operation.bytes);
+  if (equal_sizes.contains(operation.kind)) text += fmt::format("\n{}", operation.bytes);
   return text;
 }
 

@@ -30,7 +30,8 @@ std::vector<Waited> waited_operations(std::span<const RankView> ranks) {
                                });
   };
   std::vector<Waited> all;
-  for (auto& [key, waited] : found) {
+  for (auto& entry : found) {
+    Waited& waited = entry.second;
     const OperationState& operation = *waited.operation;
     if (operation.peer >= 0) {
       waited.absent = {operation.peer};

@@ -19,7 +19,14 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Life = RankView::Life;
 
-enum Message : std::uint8_t { kBeat = 16, kAsk, kFailed, kTrip, kGoodbye, kAllLeft };
+enum Message : std::uint8_t {
+  message_beat = 16,
+  message_ask,
+  message_failed,
+  message_trip,
+  message_goodbye,
+  message_all_left
+};
 
 constexpr auto kTick = std::chrono::milliseconds(100);
 /// A process that runs does not sleep through more than this between two ticks.
@@ -156,13 +163,13 @@ void Watchdog::Watch::take_orders() {
     packer.number(static_cast<std::int64_t>(failure->code));
     packer.text(failure->sentence);
     packer.text(encode(views_[me()].activity));
-    if (!is_root()) send_to_all(kFailed, packer.take());
+    if (!is_root()) send_to_all(message_failed, packer.take());
   }
   if (leaving && !std::exchange(said_goodbye_, true)) {
-    if (!is_root()) send_to_all(kGoodbye, "");
+    if (!is_root()) send_to_all(message_goodbye, "");
   }
   if (is_root() && said_goodbye_ && all_have_left()) {
-    send_to_all(kAllLeft, "");
+    send_to_all(message_all_left, "");
     for (auto& link : links_) {
       if (link) link->finish_sending();
     }
@@ -178,7 +185,8 @@ bool Watchdog::Watch::all_have_left() const {
 void Watchdog::Watch::send_to_all(std::uint8_t type, std::string_view payload) {
   constexpr std::size_t kBacklogBytes = 16 << 20;  // of a rank that no longer reads
   for (auto& link : links_) {
-    if (link && (link->queued_bytes() < kBacklogBytes || type == kTrip)) link->send(type, payload);
+    if (link && (link->queued_bytes() < kBacklogBytes || type == message_trip))
+      link->send(type, payload);
   }
 }
 
@@ -206,13 +214,13 @@ void Watchdog::Watch::on_message(std::size_t from, std::uint8_t type, std::strin
     heard.answered = true;
   };
   switch (type) {
-    case kBeat:
+    case message_beat:
       told(payload);
       break;
-    case kAsk:
+    case message_ask:
       next_beat_s_ = 0;
       break;
-    case kFailed: {
+    case message_failed: {
       Unpacker unpacker(payload);
       const auto code = static_cast<ExitCode>(unpacker.number());
       view.failure = RankView::Failure{code, unpacker.text()};
@@ -220,13 +228,13 @@ void Watchdog::Watch::on_message(std::size_t from, std::uint8_t type, std::strin
       news_ = true;
       break;
     }
-    case kTrip:
+    case message_trip:
       told_ = decode_verdict(payload);
       break;
-    case kGoodbye:
+    case message_goodbye:
       view.life = Life::left;
       break;
-    case kAllLeft:
+    case message_all_left:
       view.life = Life::left;
       over_ = true;
       break;
@@ -240,7 +248,7 @@ void Watchdog::Watch::tell() {
   next_beat_s_ = lived_s_ + options_.beat_s;
   news_ = true;
   describe_myself();
-  send_to_all(kBeat, encode(views_[me()].activity));
+  send_to_all(message_beat, encode(views_[me()].activity));
 }
 
 void Watchdog::Watch::look_for_trouble() {
@@ -272,13 +280,13 @@ void Watchdog::Watch::look_for_trouble() {
     asked_at_s_ = lived_s_;
     for (Heard& heard : heard_) heard.answered = false;
     describe_myself();
-    send_to_all(kAsk, "");
+    send_to_all(message_ask, "");
   }
 }
 
 void Watchdog::Watch::trip(const Verdict& verdict, bool decided_here) {
   over_ = true;
-  if (is_root()) send_to_all(kTrip, encode(verdict));
+  if (is_root()) send_to_all(message_trip, encode(verdict));
 
   // The disk or the log may hang as well as anything else, so another thread goes there.
   struct Recording {
