@@ -28,9 +28,9 @@ Recorder::Recorder(const RunDirectory& directory, std::int64_t done, std::int64_
 void Recorder::observe(const std::function<void()>& write) {
   try {
     write();
-    warned_ = false;
   } catch (const Error& error) {
     if (error.code() != ExitCode::environment) throw;
+    // Once a run: on a full disk a shorter line may still fit between two that do not.
     if (!warned_) log_warn("{} The run goes on; what cannot be written is missing.", error.what());
     warned_ = true;
   }
