@@ -48,6 +48,11 @@ std::vector<std::vector<std::size_t>> runs(std::span<const std::int64_t> numels,
 
 }  // namespace
 
+ElementSpan overlap(const Placement& place, const ElementSpan& span) {
+  const std::int64_t begin = std::clamp(place.offset, span.begin, span.end);
+  return {begin, std::clamp(place.offset + place.numel, begin, span.end)};
+}
+
 BucketPlan::BucketPlan(std::span<const std::int64_t> numels, const BucketOptions& options)
     : ranks_(options.ranks), placements_(numels.size()) {
   TRESTLE_ASSERT(options.ranks >= 1 && options.element_bytes >= 1, "{} ranks, {} bytes",

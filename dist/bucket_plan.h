@@ -36,6 +36,9 @@ struct Placement {
   std::size_t bucket = 0;
 };
 
+/// The elements of a span that are the parameter's; where there are none, an empty span within it.
+ElementSpan overlap(const Placement& place, const ElementSpan& span);
+
 struct Bucket {
   std::int64_t begin = 0, end = 0;      ///< a multiple of ranks * kBlockElements long
   std::vector<std::size_t> parameters;  ///< indices, in the order in which they lie

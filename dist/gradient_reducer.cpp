@@ -46,17 +46,14 @@ class BufferPool {
       free_.erase(fits);
     } else {
       buffer = at::empty({numel}, dtype_);
-      bytes_ += static_cast<std::int64_t>(buffer.nbytes());
     }
     return buffer;
   }
   void take_back(at::Tensor buffer) { free_.push_back(std::move(buffer)); }
-  std::int64_t bytes() const { return bytes_; }
 
  private:
   at::ScalarType dtype_;
   std::vector<at::Tensor> free_;
-  std::int64_t bytes_ = 0;
 };
 
 // Buckets under way at once in mode gradients; backward waits for the oldest before it fills
@@ -105,7 +102,6 @@ class GradientReducer::Impl {
     first_fill_ = true;
     not_finite.clear();
     late_.clear();
-    hidden = 0;
     begin_micro();
     for (Group& group : groups_) {
       for (Leaf& leaf : group.leaves) leaf.most_arrivals = 0;
@@ -127,10 +123,7 @@ class GradientReducer::Impl {
       for (Leaf& leaf : group.leaves)
         leaf.most_arrivals = std::max(leaf.most_arrivals, leaf.arrivals);
     }
-    if (reduces_in(micro_)) {
-      if (micro_ + 1 == micro_steps_) count_hidden();
-      start_rest();
-    }
+    if (reduces_in(micro_)) start_rest();
     next_micro();
   }
 
@@ -213,15 +206,8 @@ class GradientReducer::Impl {
     return nullptr;
   }
 
-  std::int64_t buffer_bytes() const {
-    std::int64_t bytes = pool_.bytes() + double_pool_.bytes() + wire_pool_.bytes();
-    for (const Group& group : groups_) bytes += static_cast<std::int64_t>(group.sums.nbytes());
-    return bytes;
-  }
-
   std::string not_finite;
-  std::vector<std::string> unused, unsteady;
-  std::size_t hidden = 0;
+  std::vector<std::string> unused;
 
  private:
   struct Leaf {
@@ -473,12 +459,11 @@ class GradientReducer::Impl {
     const Bucket& bucket = bucket_of(part);
     const ElementSpan held = group.whole ? ElementSpan{bucket.begin, bucket.end}
                                          : group.flat.plan().shard(bucket, rank());
-    const std::int64_t begin = std::max(held.begin, place.offset);
-    const std::int64_t end = std::min(held.end, place.offset + place.numel);
-    if (begin >= end) return;
+    const ElementSpan here = overlap(place, held);
+    if (here.size() == 0) return;
     whole(part)
-        .slice(0, begin - held.begin, end - held.begin)
-        .add_(sum.slice(0, begin - place.offset, end - place.offset));
+        .slice(0, here.begin - held.begin, here.end - held.begin)
+        .add_(sum.slice(0, here.begin - place.offset, here.end - place.offset));
   }
 
   void gather_sums() {
@@ -492,32 +477,20 @@ class GradientReducer::Impl {
     for (Work& work : works) work.wait();
   }
 
-  void count_hidden() {
-    for (const Part& part : parts_) {
-      InFlight& flight = groups_[part.group].buckets[part.bucket];
-      if (flight.started && flight.work.test()) ++hidden;
-    }
-  }
-
   /// COLLECTIVE. What this step saw, the largest number of any rank.
   void learn_counts() {
-    std::vector<std::int64_t> most, least;
+    std::vector<std::int64_t> most;
     for (const Part& part : parts_) {
       for (const std::size_t i : bucket_of(part).parameters)
         most.push_back(groups_[part.group].leaves[i].most_arrivals);
     }
-    least = most;
     collectives_.communicator().all_reduce(std::span(most), ReduceOp::max);
-    collectives_.communicator().all_reduce(std::span(least), ReduceOp::min);
     unused.clear();
-    unsteady.clear();
     std::size_t at = 0;
     for (const Part& part : parts_) {
       Group& group = groups_[part.group];
       for (const std::size_t i : bucket_of(part).parameters) {
-        const std::string& name = group.flat.leaves()[i].name;
-        if (most[at] == 0) unused.push_back(name);
-        if (most[at] != least[at]) unsteady.push_back(name);
+        if (most[at] == 0) unused.push_back(group.flat.leaves()[i].name);
         group.leaves[i].expected = static_cast<int>(most[at++]);
       }
     }
@@ -563,9 +536,6 @@ at::Tensor GradientReducer::gradients(const Part& part) const { return impl_->wh
 at::Tensor GradientReducer::own_gradients(const Part& part) const { return impl_->own(part); }
 const std::string& GradientReducer::not_finite() const { return impl_->not_finite; }
 const std::vector<std::string>& GradientReducer::unused() const { return impl_->unused; }
-const std::vector<std::string>& GradientReducer::unsteady() const { return impl_->unsteady; }
 const std::string* GradientReducer::leaf_in_use() const { return impl_->leaf_in_use(); }
-std::size_t GradientReducer::hidden() const { return impl_->hidden; }
-std::int64_t GradientReducer::buffer_bytes() const { return impl_->buffer_bytes(); }
 
 }  // namespace trestle::dist

@@ -104,15 +104,8 @@ class GradientReducer {
   /// before it was summed in this step; empty where all were. Alone, a rank does not look: the sums
   /// tell.
   const std::string& not_finite() const;
-  /// By name: those that got no gradient on any rank when the counts were learned last; and those
-  /// that got another number of gradients on another rank.
+  /// By name: those that got no gradient on any rank when the counts were learned last.
   const std::vector<std::string>& unused() const;
-  const std::vector<std::string>& unsteady() const;
-  /// Buckets of the step whose sum was there when the last backward ended; all but the last few,
-  /// where links keep up.
-  std::size_t hidden() const;
-  /// Bytes of gradient buffers that this rank holds.
-  std::int64_t buffer_bytes() const;
 
  private:
   class Impl;

@@ -176,21 +176,29 @@ bool is_open(Ranks ranks, const std::vector<Party>& parties) {
   return arrived < expected;
 }
 
-/// The many are right.
-Verdict desync(Ranks ranks, const Party& many, const Party& few) {
-  const OperationState& operation = *few.operation;
-  const int rank = few.ranks.front();
-  return {.kind = VerdictKind::desync,
+/// About a rank and an operation; the caller says the sentence.
+Verdict about(VerdictKind kind, Ranks ranks, int rank, const OperationState& operation,
+              std::string sentence) {
+  return {.kind = kind,
           .rank = rank,
           .host = ranks[static_cast<std::size_t>(rank)].host,
           .op = said(operation),
           .step = operation.step,
-          .sentence = fmt::format(
-              "{}: the ranks issued different operations as number {} of channel {}: {}{} {}, {}{} "
-              "{}. Every rank must make the same calls in the same order.",
-              place(operation.phase, operation.step), operation.sequence, operation.channel_name,
-              who(ranks, rank), and_others(few.ranks), said(operation),
-              who(ranks, many.ranks.front()), and_others(many.ranks), said(*many.operation))};
+          .sentence = std::move(sentence)};
+}
+
+/// The many are right.
+Verdict desync(Ranks ranks, const Party& many, const Party& few) {
+  const OperationState& operation = *few.operation;
+  const int rank = few.ranks.front();
+  return about(
+      VerdictKind::desync, ranks, rank, operation,
+      fmt::format(
+          "{}: the ranks issued different operations as number {} of channel {}: {}{} {}, {}{} "
+          "{}. Every rank must make the same calls in the same order.",
+          place(operation.phase, operation.step), operation.sequence, operation.channel_name,
+          who(ranks, rank), and_others(few.ranks), said(operation), who(ranks, many.ranks.front()),
+          and_others(many.ranks), said(*many.operation)));
 }
 
 std::optional<Verdict> judge_failed(Ranks ranks) {
@@ -213,16 +221,11 @@ std::optional<Verdict> judge_failed(Ranks ranks) {
 Verdict never_arrived(Ranks ranks, const Waited& waited, std::vector<int> absent) {
   const OperationState& operation = *waited.operation;
   const RankView& view = ranks[static_cast<std::size_t>(absent.front())];
-  return {
-      .kind = VerdictKind::stalled,
-      .rank = absent.front(),
-      .host = view.host,
-      .op = said(operation),
-      .step = operation.step,
-      .sentence = fmt::format("{}: {}{} never arrived at {}: {}; {} since {}",
-                              place(operation.phase, operation.step), who(ranks, absent.front()),
-                              and_others(absent), said(operation), last_seen(view),
-                              ranks_wait(waited.waiting.size()), in_seconds(waited.since_s))};
+  return about(VerdictKind::stalled, ranks, absent.front(), operation,
+               fmt::format("{}: {}{} never arrived at {}: {}; {} since {}",
+                           place(operation.phase, operation.step), who(ranks, absent.front()),
+                           and_others(absent), said(operation), last_seen(view),
+                           ranks_wait(waited.waiting.size()), in_seconds(waited.since_s)));
 }
 
 /// Each of two groups waits in an operation that the other does not come to.
@@ -233,34 +236,28 @@ Verdict in_different_operations(Ranks ranks, const Waited& a, const Waited& b) {
   const Waited& few = a_is_many ? b : a;
   const OperationState& operation = *few.operation;
   const int rank = few.waiting.front();
-  return {.kind = VerdictKind::desync,
-          .rank = rank,
-          .host = ranks[static_cast<std::size_t>(rank)].host,
-          .op = said(operation),
-          .step = operation.step,
-          .sentence = fmt::format(
-              "{}: the ranks wait in different operations since {}: {}{} in {}, {}{} in {}. Every "
-              "rank must make the same calls in the same order.",
-              place(operation.phase, operation.step), in_seconds(few.since_s), who(ranks, rank),
-              and_others(few.waiting), said(operation), who(ranks, many.waiting.front()),
-              and_others(many.waiting), said(*many.operation))};
+  return about(
+      VerdictKind::desync, ranks, rank, operation,
+      fmt::format(
+          "{}: the ranks wait in different operations since {}: {}{} in {}, {}{} in {}. Every "
+          "rank must make the same calls in the same order.",
+          place(operation.phase, operation.step), in_seconds(few.since_s), who(ranks, rank),
+          and_others(few.waiting), said(operation), who(ranks, many.waiting.front()),
+          and_others(many.waiting), said(*many.operation)));
 }
 
 /// Everybody is in it, and it does not end.
 Verdict never_ended(Ranks ranks, const Waited& waited) {
   const OperationState& operation = *waited.operation;
   const int rank = waited.waiting.front();
-  return {.kind = VerdictKind::stalled,
-          .rank = rank,
-          .host = ranks[static_cast<std::size_t>(rank)].host,
-          .op = said(operation),
-          .step = operation.step,
-          .sentence = fmt::format(
-              "{}: {} does not end on {}{}, though every rank has arrived at it: {} since {} (what "
-              "carries the bytes between the ranks is stuck)",
-              place(operation.phase, operation.step), said(operation), who(ranks, rank),
-              and_others(waited.waiting), ranks_wait(waited.waiting.size()),
-              in_seconds(waited.since_s))};
+  return about(
+      VerdictKind::stalled, ranks, rank, operation,
+      fmt::format(
+          "{}: {} does not end on {}{}, though every rank has arrived at it: {} since {} (what "
+          "carries the bytes between the ranks is stuck)",
+          place(operation.phase, operation.step), said(operation), who(ranks, rank),
+          and_others(waited.waiting), ranks_wait(waited.waiting.size()),
+          in_seconds(waited.since_s)));
 }
 
 Verdict does_nothing(Ranks ranks, int rank) {

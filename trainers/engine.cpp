@@ -200,8 +200,7 @@ struct Engine::Impl {
     }
     line.reducer->finish();  // whatever happened: others wait for this rank's part
     if (problem.empty() && !line.reducer->not_finite().empty())
-      problem = fmt::format("the gradient of {} is not finite (though the loss is)",
-                            line.reducer->not_finite());
+      problem = gradient_problem(line.reducer->not_finite());
     tally.flags = {inputs.stop.requested(), inputs.bad_samples.has_news(), failure != nullptr,
                    !problem.empty(), line.reducer->has_late()};
     add_squares_of(line, tally.squares);
@@ -303,9 +302,7 @@ struct Engine::Impl {
     }
     for (const std::string& name : world().all_gather_bytes(first_not_finite_sum(line))) {
       if (name.empty()) continue;
-      if (world().size() == 1)
-        return not_finite_message(
-            0, step, fmt::format("the gradient of {} is not finite (though the loss is)", name));
+      if (world().size() == 1) return not_finite_message(0, step, gradient_problem(name));
       return fmt::format(
           "step {}: the sum over the ranks of the gradient of {} is not finite, though each rank's "
           "is (it is too large). Lower optim.learning_rate, or look at the data of this step.",
@@ -370,14 +367,14 @@ struct Engine::Impl {
                        average = group.average(part.bucket);
       for (const std::size_t i : bucket.parameters) {
         const dist::Placement& place = flat.plan().placements()[i];
-        const std::int64_t begin = std::max(span.begin, place.offset);
-        const std::int64_t end = std::min(span.end, place.offset + place.numel);
-        if (begin >= end) continue;
+        const dist::ElementSpan mine = overlap(place, span);
+        if (mine.size() == 0) continue;
         const auto here = [&](const at::Tensor& held) {
-          return held.defined() ? held.slice(0, begin - span.begin, end - span.begin) : held;
+          return held.defined() ? held.slice(0, mine.begin - span.begin, mine.end - span.begin)
+                                : held;
         };
         pieces.push_back({.parameter = flat.leaves()[i].name,
-                          .begin = begin - place.offset,
+                          .begin = mine.begin - place.offset,
                           .gradient = here(gradient),
                           .master = here(master),
                           .average = here(average)});

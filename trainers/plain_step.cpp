@@ -34,8 +34,7 @@ void define_gradients(const std::vector<NamedParameter>& leaves) {
 /// Backward reaches the last layers first, so what is not finite began at the last parameter.
 std::string first_not_finite(const std::vector<NamedParameter>& leaves) {
   for (auto leaf = leaves.rbegin(); leaf != leaves.rend(); ++leaf) {
-    if (!all_finite(leaf->tensor.grad()))
-      return fmt::format("the gradient of {} is not finite (though the loss is)", leaf->name);
+    if (!all_finite(leaf->tensor.grad())) return gradient_problem(leaf->name);
   }
   return "";
 }

@@ -116,16 +116,16 @@ void ShardedGroup::plane_state(checkpoint::Scope& scope, std::string_view suffix
     const dist::Placement& place = flat_->plan().placements()[i];
     const dist::ElementSpan span = held(place.bucket);
     // Of a tensor that other ranks hold this one names no elements, and still its name and shape.
-    const std::int64_t begin = std::clamp(place.offset, span.begin, span.end);
-    const std::int64_t end = std::clamp(place.offset + place.numel, begin, span.end);
-    at::Tensor local = piece_of(place.bucket).slice(0, begin - span.begin, end - span.begin);
+    const dist::ElementSpan here = overlap(place, span);
+    at::Tensor local =
+        piece_of(place.bucket).slice(0, here.begin - span.begin, here.end - span.begin);
     const std::string name = leaf.name + std::string(suffix);
     if (mode_ == dist::ShardMode::none) {
       local = local.view(leaf.tensor.sizes());
       scope.tensor(name, local);
     } else {
       scope.piece(name, local, leaf.tensor.sizes().vec(),
-                  begin < end ? static_cast<std::uint64_t>(begin - place.offset) : 0);
+                  here.size() > 0 ? static_cast<std::uint64_t>(here.begin - place.offset) : 0);
     }
   }
 }
@@ -173,14 +173,6 @@ void ShardedGroup::show_masters() {
   }
   aside_.clear();
   stale_ = true;
-}
-
-std::int64_t ShardedGroup::state_bytes() const {
-  std::int64_t bytes = masters_.defined() ? static_cast<std::int64_t>(masters_.nbytes()) : 0;
-  for (const auto* list : {&planes_, &averages_}) {
-    for (const Plane& plane : *list) bytes += static_cast<std::int64_t>(plane.nbytes());
-  }
-  return bytes;
 }
 
 }  // namespace trestle::trainers

@@ -39,8 +39,6 @@ class ShardedGroup {
 
   dist::FlatGroup& flat() { return *flat_; }
   const dist::FlatGroup& flat() const { return *flat_; }
-  const Optimizer& optimizer() const { return *optimizer_; }
-  std::size_t averages() const { return averages_.size(); }
 
   using Project = std::function<void(const std::string& name, at::Tensor& master)>;
   /// One pass over what this rank holds of a bucket: optimizer, averages (a decay for each), the
@@ -71,8 +69,6 @@ class ShardedGroup {
   at::Tensor average(std::size_t bucket) const;
   /// What this rank holds of a bucket, as elements of the flat buffer.
   dist::ElementSpan held(std::size_t bucket) const;
-  /// Bytes of masters, optimizer planes and averages, parameters not counted.
-  std::int64_t state_bytes() const;
 
  private:
   using Plane = at::Tensor;

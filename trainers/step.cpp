@@ -79,6 +79,10 @@ LocalLoss local_loss(Task& task, const Objective& objective, const StepContext& 
   return loss;
 }
 
+std::string gradient_problem(const std::string& parameter) {
+  return fmt::format("the gradient of {} is not finite (though the loss is)", parameter);
+}
+
 std::string not_finite_message(int rank, Step step, const std::string& problem) {
   return fmt::format(
       "rank {}: step {}: {}. Lower optim.learning_rate, or look at the data of this step.", rank,

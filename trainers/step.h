@@ -77,6 +77,9 @@ LocalLoss local_loss(Task& task, const Objective& objective, const StepContext& 
                      const KindCounts& kinds, const data::Batch& batch,
                      const std::vector<NamedParameter>& parameters);
 
+/// The problem of a parameter whose gradient is not finite.
+std::string gradient_problem(const std::string& parameter);
+
 /// What is the same in every such message: "rank 1: step 20: <problem>. Lower ...".
 std::string not_finite_message(int rank, Step step, const std::string& problem);
 

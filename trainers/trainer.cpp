@@ -256,7 +256,6 @@ void Trainer::judge_skip(const StepReport& report) {
   if (train_.on_nonfinite == "stop")
     throw dist::AgreedError(ExitCode::numbers, report.not_finite());
   ++counters.skips_in_row;
-  ++skipped_;
   if (counters.skips_in_row > train_.max_skips) {
     throw dist::AgreedError(
         ExitCode::numbers,

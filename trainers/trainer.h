@@ -94,7 +94,6 @@ class Trainer {
   std::optional<Paranoid> paranoid_;
   FaultInjection faults_;
   Saver saver_;
-  std::int64_t skipped_ = 0;          ///< steps without update, since this start
   std::optional<Recorder> recorder_;  ///< rank 0's
   /// The last member: its threads are joined before anything that they read from goes, and after
   /// the last save.

@@ -3,9 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
-#include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cstdint>
 
 namespace trestle {
