@@ -28,8 +28,8 @@ namespace trestle::trainers {
 
 struct Fault {
   enum class Kind : std::uint8_t { hang, kill, slow, nan, desync };
-  Kind kind;
-  int rank;
+  Kind kind = Kind::hang;
+  int rank = 0;
   std::int64_t step = -1;  ///< all but slow
   double factor = 1;       ///< slow
   bool operator==(const Fault&) const = default;
