@@ -4,7 +4,7 @@
 #include "base/log.h"
 #include "base/torch/finite.h"
 #include "dist/same_parameters.h"
-#include "trainers/optim/ema_decay.h"
+#include "trainers/forward_gate.h"
 #include "trainers/optim/fused_adamw.h"
 #include "trainers/optim/gradient_norm.h"
 #include "trainers/optim/schedule.h"
@@ -66,12 +66,16 @@ EngineOptions EngineOptions::of(const configs::Recipe& recipe, Task& task) {
                   .wire = dist.wire_dtype == "bf16" ? dist::WireDtype::bf16 : dist::WireDtype::sum},
       .bucket_bytes = dist.bucket_bytes,
       .max_grad_norm = recipe.section<TrainOptions>("train").max_grad_norm,
-      .ema = recipe.section<EmaOptions>("ema"),
+      .averages = averages_of(recipe),
       .every_group = {},
       .groups = {}};
   for (const ParameterGroup& group : task.groups())
     options.groups[group.name] = GroupOptions::of(recipe, group.name);
   return options;
+}
+
+std::unique_ptr<const Optimizer> EngineOptions::fused_adamw(const GroupOptions& options) {
+  return std::make_unique<FusedAdamW>(options.adamw);
 }
 
 const GroupOptions& EngineOptions::of_group(const std::string& name) const {
@@ -84,8 +88,15 @@ struct Engine::Impl {
   struct Life {
     ParameterGroup group;
     GroupOptions options;
-    std::int64_t count = 0;  ///< steps of its optimizer
+    std::unique_ptr<const Optimizer> optimizer;
+    std::int64_t count = 0;  ///< its steps
     std::vector<std::size_t> parts;
+  };
+  /// What a step does to a group.
+  struct Update {
+    StepScalars scalars;
+    std::vector<double> sums, decays;
+    const ShardedGroup::Project* project = nullptr;
   };
   /// An objective and what it trains.
   struct Line {
@@ -116,16 +127,19 @@ struct Engine::Impl {
     parameters.insert(parameters.end(), group.parameters.begin(), group.parameters.end());
     Life& life = lives.emplace_back();
     life.options = options.of_group(group.name);
+    life.optimizer = options.make_optimizer(life.options);
+    std::vector<std::string> averages;
+    if (group.ema) {
+      for (const NamedAverage& average : options.averages) averages.push_back(average.name);
+    }
     const dist::BucketOptions buckets{
         .ranks = world().size(), .element_bytes = 4, .bucket_bytes = options.bucket_bytes};
     const auto shard = group.project ? dist::ShardMode::none : options.reducer.shard;
     for (auto& [dtype, leaves] : by_dtype(group)) {
       life.parts.push_back(groups.size());
-      groups.emplace_back(
-          std::make_unique<dist::FlatGroup>(group.name, std::move(leaves), buckets),
-          std::make_unique<FusedAdamW>(life.options.adamw), collectives,
-          ShardedGroupOptions{.shard = shard,
-                              .averages = options.ema.enabled && group.ema ? std::size_t{1} : 0});
+      groups.emplace_back(std::make_unique<dist::FlatGroup>(group.name, std::move(leaves), buckets),
+                          *life.optimizer, collectives,
+                          ShardedGroupOptions{.shard = shard, .averages = averages});
     }
     life.group = std::move(group);
   }
@@ -189,12 +203,12 @@ struct Engine::Impl {
     }
     choose_leaves(line, inputs.step);
     line.reducer->begin_step({.micro_steps = inputs.micro_steps, .active = std::move(active)});
-    wait();
     Tally tally;
     std::string problem;  // this rank's, with a number that is not finite
     std::exception_ptr failure;
     try {
-      problem = run_micro_batches(line, inputs, batches, tally.loss);
+      ForwardGate gate(groups);
+      problem = run_micro_batches(line, inputs, batches, gate, tally.loss);
     } catch (...) {
       failure = std::current_exception();
     }
@@ -228,17 +242,21 @@ struct Engine::Impl {
 
   /// Forward and backward; returns what is not finite here.
   std::string run_micro_batches(Line& line, const StepInputs& inputs, MicroBatches& batches,
-                                ExactSum& loss_sum) {
+                                ForwardGate& gate, ExactSum& loss_sum) {
     dist::GradientReducer& reducer = *line.reducer;
     const StepContext context{.step = inputs.step, .draws = inputs.draws};
     std::string problem;
     for (std::int64_t micro = 0; micro < inputs.micro_steps; ++micro) {
       const data::Batch batch = batches.get(micro);
       inputs.bad_samples.note(batch.replaced);
-      if (reducer.must_count()) count_arrivals(line, context, inputs, batch);
+      if (reducer.must_count()) {
+        gate.open();
+        count_arrivals(line, context, inputs, batch);
+      }
       LocalLoss loss;
       if (batch.size() > 0)
         loss = local_loss(task, line.objective, context, inputs.kinds, batch, line.parameters);
+      gate.open();
       if (!loss.not_finite.empty()) {
         if (problem.empty()) problem = loss.not_finite;
         loss.graph.reset();
@@ -329,32 +347,51 @@ struct Engine::Impl {
                    "parameter {} changes while a graph still needs it (the task kept a tensor of "
                    "its loss without detach())",
                    *in_use);
-    std::vector<StepScalars> scalars(groups.size());
-    std::vector<double> decays(groups.size());
-    std::vector<const Life*> life_of(groups.size());
+    std::deque<Update> updates;
+    std::vector<const Update*> update_of(groups.size());
     for (const std::size_t l : line.lives) {
       Life& life = lives[l];
       if (!life.group.active.contains(inputs.step)) continue;
       ++life.count;
       const double factor = schedule_factor(life.options.schedule, inputs.step, inputs.total_steps);
-      for (const std::size_t g : life.parts) {
-        life_of[g] = &life;
-        decays[g] = options.ema.decay_after(life.count - 1);
-        scalars[g] = {.learning_rate = life.options.adamw.learning_rate * factor,
-                      .gradient_scale = gradient_scale,
-                      .count = life.count,
-                      .zero_gradient = false,
-                      .sums = {}};
+      Update& update = updates.emplace_back();
+      update.scalars = {.learning_rate = life.options.adamw.learning_rate * factor,
+                        .gradient_scale = gradient_scale,
+                        .count = life.count,
+                        .zero_gradient = false,
+                        .sums = {}};
+      update.sums = sums_for(line, life, update.scalars);
+      update.scalars.sums = update.sums;
+      if (life.group.ema) {
+        for (const NamedAverage& average : options.averages)
+          update.decays.push_back(average.options.decay_after(life.count - 1));
       }
+      update.project = &life.group.project;
+      for (const std::size_t g : life.parts) update_of[g] = &update;
     }
     // Backwards: the next forward starts with the parameters whose gradients came last.
     const auto& parts = line.reducer->parts();
     for (std::size_t i = parts.size(); i-- > 0;) {
       const std::size_t g = line.groups[parts[i].group];
-      groups[g].step(parts[i].bucket, line.reducer->gradients(parts[i]), scalars[g],
-                     {&decays[g], 1}, life_of[g]->group.project);
+      const Update& update = *update_of[g];
+      groups[g].step(parts[i].bucket, line.reducer->gradients(parts[i]), update.scalars,
+                     update.decays, *update.project);
       groups[g].start_gather(parts[i].bucket);
     }
+  }
+
+  /// COLLECTIVE. What the group's optimizer has to know of all shards before it can step.
+  std::vector<double> sums_for(const Line& line, const Life& life, const StepScalars& scalars) {
+    if (life.optimizer->rounds() == 0) return {};
+    std::vector<Shard> shards;
+    for (const dist::Part& part : line.reducer->parts()) {
+      const std::size_t g = line.groups[part.group];
+      if (std::ranges::count(life.parts, g) > 0)
+        shards.push_back(groups[g].own_shard(part.bucket, line.reducer->own_gradients(part)));
+    }
+    return global_sums(*life.optimizer, shards, scalars, [&](std::span<double> sums) {
+      world().all_reduce(sums, dist::ReduceOp::sum);
+    });
   }
 
   void add_held(const Line& line, std::vector<HeldPiece>& pieces) const {
@@ -363,21 +400,21 @@ struct Engine::Impl {
       const dist::FlatGroup& flat = group.flat();
       const dist::Bucket& bucket = flat.plan().buckets()[part.bucket];
       const dist::ElementSpan span = group.held(part.bucket);
-      const at::Tensor gradient = line.reducer->gradients(part), master = group.master(part.bucket),
-                       average = group.average(part.bucket);
+      const at::Tensor gradient = line.reducer->gradients(part), master = group.master(part.bucket);
       for (const std::size_t i : bucket.parameters) {
         const dist::Placement& place = flat.plan().placements()[i];
         const dist::ElementSpan mine = overlap(place, span);
         if (mine.size() == 0) continue;
         const auto here = [&](const at::Tensor& held) {
-          return held.defined() ? held.slice(0, mine.begin - span.begin, mine.end - span.begin)
-                                : held;
+          return held.slice(0, mine.begin - span.begin, mine.end - span.begin);
         };
-        pieces.push_back({.parameter = flat.leaves()[i].name,
-                          .begin = mine.begin - place.offset,
-                          .gradient = here(gradient),
-                          .master = here(master),
-                          .average = here(average)});
+        HeldPiece& piece = pieces.emplace_back();
+        piece.parameter = flat.leaves()[i].name;
+        piece.begin = mine.begin - place.offset;
+        piece.gradient = here(gradient);
+        piece.master = here(master);
+        for (const at::Tensor& average : group.averages(part.bucket))
+          piece.averages.push_back(here(average));
       }
     }
   }
@@ -390,8 +427,8 @@ struct Engine::Impl {
   dist::Collectives& collectives;
   EngineOptions options;
   std::vector<NamedParameter> parameters;
+  std::deque<Life> lives;  // before the groups, which their optimizers step
   std::deque<ShardedGroup> groups;
-  std::deque<Life> lives;
   std::deque<Line> lines;  // after the groups, whose leaves their reducers hook
 };
 
@@ -407,9 +444,11 @@ void Engine::state(checkpoint::Scope& root) {
     checkpoint::Scope optim =
         count_scope(root.child("optim"), life.group.name, impl_->lives.size());
     optim.number("count", life.count);
-    if (impl_->options.ema.enabled && life.group.ema) {
+    if (!life.group.ema) continue;
+    for (const NamedAverage& average : impl_->options.averages) {
       std::int64_t updates = life.count;  // an average is updated with every step
-      count_scope(root.child("ema"), life.group.name, impl_->lives.size()).number("count", updates);
+      count_scope(root.child(average.name), life.group.name, impl_->lives.size())
+          .number("count", updates);
     }
   }
   for (ShardedGroup& group : impl_->groups) group.state(root);
@@ -432,7 +471,7 @@ void Engine::publish() {
   for (ShardedGroup& group : impl_->groups) group.publish();
 }
 
-Engine::Averaged::Averaged(Engine& engine, std::size_t average) : engine_(engine) {
+Engine::Averaged::Averaged(Engine& engine, std::string_view average) : engine_(engine) {
   for (ShardedGroup& group : engine_.impl_->groups) group.show_average(average);
 }
 

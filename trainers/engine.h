@@ -15,13 +15,16 @@
 #include "dist/gradient_reducer.h"
 #include "trainers/group_options.h"
 #include "trainers/optim/ema.h"
+#include "trainers/optim/shard_optimizer.h"
 #include "trainers/step.h"
 #include "trainers/task.h"
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace trestle::trainers {
@@ -30,11 +33,14 @@ struct EngineOptions {
   dist::ReducerOptions reducer;
   std::int64_t bucket_bytes = 0;  ///< 0: see BucketOptions
   double max_grad_norm = 0;       ///< of each objective; 0: no clipping
-  EmaOptions ema;
+  std::vector<NamedAverage> averages;
   GroupOptions every_group;                    ///< of groups that are not named here
   std::map<std::string, GroupOptions> groups;  ///< by name
+  /// Of a group; the fused AdamW.
+  std::function<std::unique_ptr<const Optimizer>(const GroupOptions&)> make_optimizer = fused_adamw;
 
   static EngineOptions of(const configs::Recipe& recipe, Task& task);
+  static std::unique_ptr<const Optimizer> fused_adamw(const GroupOptions& options);
   const GroupOptions& of_group(const std::string& name) const;
 };
 
@@ -59,11 +65,12 @@ class Engine {
   /// After state() has loaded masters: the parameters follow.
   void publish();
 
-  /// While one lives, the parameters hold a moving average (the masters where none is kept). Made
-  /// COLLECTIVELY; its end is LOCAL, and the parameters are whole again in the next step.
+  /// While one lives, the parameters hold the moving average of this name (the masters in a group
+  /// that keeps none of that name). Made COLLECTIVELY; its end is LOCAL, and the parameters are
+  /// whole again in the next step.
   class Averaged {
    public:
-    explicit Averaged(Engine& engine, std::size_t average = 0);
+    Averaged(Engine& engine, std::string_view average);
     ~Averaged();
     Averaged(const Averaged&) = delete;
     Averaged& operator=(const Averaged&) = delete;
@@ -84,7 +91,7 @@ class Engine {
     std::string parameter;
     std::int64_t begin = 0;  ///< of the flattened parameter
     at::Tensor gradient, master;
-    at::Tensor average;  ///< undefined where none is kept
+    std::vector<at::Tensor> averages;  ///< those that its group keeps
   };
   std::vector<HeldPiece> held() const;
 

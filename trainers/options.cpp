@@ -141,6 +141,10 @@ void SampleOptions::describe(configs::Fields& f) {
            .min = 1,
            .max = 256,
            .may_change = true});
+  f.field("weights", weights,
+          {.help = "what pictures are made and evaluated with: \"ema\" (the trained weights where "
+                   "no average is kept), \"ema.<name>\" of ema.more, or \"model\"",
+           .may_change = true});
 }
 
 void LogOptions::describe(configs::Fields& f) {
@@ -164,7 +168,6 @@ void describe_loop(configs::Schema& schema) {
   schema.section<TrainOptions>("train");
   schema.section<AdamWOptions>("optim");
   schema.section<ScheduleOptions>("optim");
-  schema.section<EmaOptions>("ema");
   schema.section<DistOptions>("dist");
   schema.section<WatchOptions>("dist");
   schema.section<CheckpointOptions>("checkpoint");
@@ -184,6 +187,7 @@ configs::Schema schema_of(const configs::Recipe& recipe) {
   schema.section<RunOptions>("run");
   task_kind_of(recipe).describe(schema);
   describe_loop(schema);
+  describe_averages(schema, recipe);
   return schema;
 }
 
@@ -193,6 +197,7 @@ std::string reference_page() {
   chapters[0].introduction = "What the training loop reads, whatever is trained.";
   chapters[0].schema.section<RunOptions>("run");
   describe_loop(chapters[0].schema);
+  describe_averages(chapters[0].schema);
   for (const TaskKind* kind : task_kinds()) {
     chapters.push_back({.title = fmt::format("run.task = \"{}\"", kind->name),
                         .introduction = fmt::format("{}.", kind->summary),

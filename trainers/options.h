@@ -57,6 +57,7 @@ struct CheckpointOptions {  // [checkpoint]
 struct SampleOptions {  // [sample]
   std::int64_t every = 0;
   std::int64_t pictures = 8;
+  std::string weights = "ema";
   void describe(configs::Fields& fields);
 };
 

@@ -40,12 +40,15 @@ Paranoid::Paranoid(Task& task, Engine& engine, dist::Collectives& plain,
   for (const ParameterGroup& group : task.groups()) {
     const auto masters = copies(group.parameters);
     const GroupOptions& own = options.of_group(group.name);
-    EmaOptions ema = options.ema;
-    ema.enabled = ema.enabled && group.ema;
+    std::vector<Ema> averages;
+    if (group.ema) {
+      for (const NamedAverage& average : options.averages)
+        averages.emplace_back(masters, average.options);
+    }
     groups_.push_back({.group = group,
                        .masters = masters,
                        .optimizer = AdamW(masters, own.adamw),
-                       .ema = Ema(masters, ema),
+                       .averages = std::move(averages),
                        .learning_rate = own.adamw.learning_rate,
                        .schedule = own.schedule});
   }
@@ -53,14 +56,16 @@ Paranoid::Paranoid(Task& task, Engine& engine, dist::Collectives& plain,
 
 checkpoint::Visitor Paranoid::visitor() {
   return [this](checkpoint::Scope& root) {
-    checkpoint::Scope model = root.child("model"), optim = root.child("optim"),
-                      ema = root.child("ema");
+    checkpoint::Scope model = root.child("model"), optim = root.child("optim");
     for (PlainGroup& plain : groups_) {
       for (auto& [name, tensor] : plain.masters) model.tensor(name, tensor);
       checkpoint::Scope steps = count_scope(optim, plain.group.name, groups_.size());
-      checkpoint::Scope updates = count_scope(ema, plain.group.name, groups_.size());
       plain.optimizer.state(steps, optim);
-      plain.ema.state(updates, ema);
+      for (std::size_t k = 0; k < plain.averages.size(); ++k) {
+        checkpoint::Scope planes = root.child(options_.averages[k].name);
+        checkpoint::Scope updates = count_scope(planes, plain.group.name, groups_.size());
+        plain.averages[k].state(updates, planes);
+      }
     }
   };
 }
@@ -139,12 +144,13 @@ void Paranoid::compare(const StepInputs& inputs, const StepReport& plain,
       const at::Tensor here =
           whole.flatten().slice(0, piece.begin, piece.begin + fast_piece.numel());
       if (!agree(fast_piece, here, tolerance))
-        differ(fmt::format("the {} of {}", what, piece.parameter));
+        differ(fmt::format("{} of {}", what, piece.parameter));
     };
-    require_same(piece.gradient, gradients_[g][i], "gradients");
-    require_same(piece.master, groups_[g].masters[i].tensor, "masters");
-    if (piece.average.defined())
-      require_same(piece.average, groups_[g].ema.averages()[i], "averages");
+    require_same(piece.gradient, gradients_[g][i], "the gradients");
+    require_same(piece.master, groups_[g].masters[i].tensor, "the masters");
+    for (std::size_t k = 0; k < piece.averages.size(); ++k)
+      require_same(piece.averages[k], groups_[g].averages[k].averages()[i],
+                   options_.averages[k].name);
   }
 }
 

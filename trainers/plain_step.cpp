@@ -62,7 +62,7 @@ void update(PlainGroup& plain, const StepInputs& inputs, double gradient_scale) 
     if (plain.group.project) plain.group.project(plain.masters[i].name, master);
     if (leaf.data_ptr() != master.data_ptr()) leaf.copy_(master);
   }
-  plain.ema.update();
+  for (Ema& average : plain.averages) average.update();
 }
 
 ObjectiveReport step_objective(StepParts& parts, const StepInputs& inputs,

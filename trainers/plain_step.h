@@ -21,7 +21,7 @@ struct PlainGroup {
   std::vector<NamedParameter> masters;  ///< what the optimizer steps; the leaves themselves, or
                                         ///< copies in fp32 or fp64 that the leaves follow
   AdamW optimizer;                      ///< over the masters
-  Ema ema;                              ///< of the masters
+  std::vector<Ema> averages;            ///< of the masters
   double learning_rate;
   ScheduleOptions schedule;
 };

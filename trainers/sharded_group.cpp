@@ -5,16 +5,17 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace trestle::trainers {
 
-ShardedGroup::ShardedGroup(std::unique_ptr<dist::FlatGroup> flat,
-                           std::unique_ptr<const Optimizer> optimizer,
+ShardedGroup::ShardedGroup(std::unique_ptr<dist::FlatGroup> flat, const Optimizer& optimizer,
                            dist::Collectives& collectives, const ShardedGroupOptions& options)
     : flat_(std::move(flat)),
-      optimizer_(std::move(optimizer)),
+      optimizer_(optimizer),
       collectives_(collectives),
-      mode_(collectives.communicator().size() == 1 ? dist::ShardMode::none : options.shard) {
+      mode_(collectives.communicator().size() == 1 ? dist::ShardMode::none : options.shard),
+      average_names_(options.averages) {
   const std::size_t buckets = flat_->plan().buckets().size();
   if (!masters_are_values()) {
     masters_ = make_plane();
@@ -23,9 +24,8 @@ ShardedGroup::ShardedGroup(std::unique_ptr<dist::FlatGroup> flat,
       piece(masters_, b).copy_(flat_->values().slice(0, span.begin, span.end));
     }
   }
-  for (std::size_t i = 0; i < optimizer_->state_names().size(); ++i)
-    planes_.push_back(make_plane());
-  for (std::size_t k = 0; k < options.averages; ++k) {
+  for (std::size_t i = 0; i < optimizer_.state_names().size(); ++i) planes_.push_back(make_plane());
+  for (std::size_t k = 0; k < average_names_.size(); ++k) {
     averages_.push_back(make_plane());
     for (std::size_t b = 0; b < buckets; ++b) piece(averages_[k], b).copy_(master(b));
   }
@@ -55,8 +55,10 @@ at::Tensor ShardedGroup::master(std::size_t bucket) const {
   return flat_->values().slice(0, span.begin, span.end);
 }
 
-at::Tensor ShardedGroup::average(std::size_t bucket) const {
-  return averages_.empty() ? at::Tensor() : piece(averages_[0], bucket);
+std::vector<at::Tensor> ShardedGroup::averages(std::size_t bucket) const {
+  std::vector<at::Tensor> pieces;
+  for (const Plane& plane : averages_) pieces.push_back(piece(plane, bucket));
+  return pieces;
 }
 
 void ShardedGroup::step(std::size_t bucket, const at::Tensor& gradient, const StepScalars& scalars,
@@ -70,7 +72,7 @@ void ShardedGroup::step(std::size_t bucket, const at::Tensor& gradient, const St
   }
   const dist::ElementSpan span = held(bucket);
   if (!masters_are_values()) shard.parameter = flat_->values().slice(0, span.begin, span.end);
-  optimizer_->step(shard, scalars);
+  optimizer_.step(shard, scalars);
   if (!project) return;
 
   for (const std::size_t i : flat_->plan().buckets()[bucket].parameters) {
@@ -85,17 +87,44 @@ void ShardedGroup::step(std::size_t bucket, const at::Tensor& gradient, const St
     piece(averages_[k], bucket).lerp_(shard.master, 1.0 - decays[k]);
 }
 
+Shard ShardedGroup::own_shard(std::size_t bucket, const at::Tensor& gradient) const {
+  const dist::ElementSpan here = held(bucket);
+  const dist::ElementSpan own =
+      flat_->plan().shard(flat_->plan().buckets()[bucket], collectives_.communicator().rank());
+  const auto mine = [&](const at::Tensor& plane) {
+    return plane.slice(0, own.begin - here.begin, own.end - here.begin);
+  };
+  Shard shard{.master = mine(master(bucket)),
+              .gradient = gradient,
+              .state = {},
+              .averages = {},
+              .parameter = {}};
+  for (const Plane& plane : planes_) shard.state.push_back(mine(piece(plane, bucket)));
+  return shard;
+}
+
 void ShardedGroup::start_gather(std::size_t bucket) {
   if (mode_ == dist::ShardMode::none) return;
   const dist::ElementSpan span = held(bucket);
   at::Tensor all = flat_->values(flat_->plan().buckets()[bucket]);
-  gathers_.push_back(collectives_.all_gather(flat_->values().slice(0, span.begin, span.end), all,
-                                             fmt::format("{} bucket {}", flat_->name(), bucket)));
+  gathers_.insert_or_assign(
+      bucket, collectives_.all_gather(flat_->values().slice(0, span.begin, span.end), all,
+                                      fmt::format("{} bucket {}", flat_->name(), bucket)));
 }
 
 void ShardedGroup::join_gathers() {
-  for (dist::Work& gather : gathers_) gather.wait();
-  gathers_.clear();
+  for (auto gathers = std::exchange(gathers_, {}); auto& [bucket, gather] : gathers) gather.wait();
+}
+
+void ShardedGroup::wait_for(const dist::ElementSpan& elements) {
+  TRESTLE_ASSERT(!stale_, "group {} is waited for in parts while it is stale", flat_->name());
+  const auto& buckets = flat_->plan().buckets();
+  const auto first = std::ranges::partition_point(
+      buckets, [&](const dist::Bucket& bucket) { return bucket.end <= elements.begin; });
+  for (auto bucket = first; bucket != buckets.end() && bucket->begin < elements.end; ++bucket) {
+    auto gather = gathers_.extract(static_cast<std::size_t>(bucket - buckets.begin()));
+    if (gather) gather.mapped().wait();
+  }
 }
 
 void ShardedGroup::wait() {
@@ -132,15 +161,14 @@ void ShardedGroup::plane_state(checkpoint::Scope& scope, std::string_view suffix
 
 void ShardedGroup::state(checkpoint::Scope& root) {
   join_gathers();
-  checkpoint::Scope model = root.child("model"), optim = root.child("optim"),
-                    ema = root.child("ema");
+  checkpoint::Scope model = root.child("model"), optim = root.child("optim");
   plane_state(model, "", [&](std::size_t b) { return master(b); });
   for (std::size_t i = 0; i < planes_.size(); ++i) {
-    plane_state(optim, fmt::format("/{}", optimizer_->state_names()[i]),
+    plane_state(optim, fmt::format("/{}", optimizer_.state_names()[i]),
                 [&](std::size_t b) { return piece(planes_[i], b); });
   }
   for (std::size_t k = 0; k < averages_.size(); ++k) {
-    checkpoint::Scope scope = k == 0 ? ema : ema.child(std::to_string(k));
+    checkpoint::Scope scope = root.child(average_names_[k]);
     plane_state(scope, "", [&](std::size_t b) { return piece(averages_[k], b); });
   }
 }
@@ -154,14 +182,16 @@ void ShardedGroup::publish() {
   gather_all();
 }
 
-void ShardedGroup::show_average(std::size_t k) {
-  if (averages_.empty()) return;
-  TRESTLE_ASSERT(k < averages_.size() && aside_.empty(), "average {} of {}", k, averages_.size());
+void ShardedGroup::show_average(std::string_view name) {
   wait();
+  const auto named = std::ranges::find(average_names_, name);
+  if (named == average_names_.end()) return;
+  TRESTLE_ASSERT(aside_.empty(), "an average of group {} is shown already", flat_->name());
+  const Plane& average = averages_[static_cast<std::size_t>(named - average_names_.begin())];
   for (std::size_t b = 0; b < flat_->plan().buckets().size(); ++b) {
     aside_.push_back(masters_are_values() ? master(b).clone() : at::Tensor());
     const dist::ElementSpan span = held(b);
-    flat_->values().slice(0, span.begin, span.end).copy_(piece(averages_[k], b));
+    flat_->values().slice(0, span.begin, span.end).copy_(piece(average, b));
   }
   gather_all();
 }

@@ -19,22 +19,26 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace trestle::trainers {
 
 struct ShardedGroupOptions {
   dist::ShardMode shard = dist::ShardMode::optimizer;
-  std::size_t averages = 1;  ///< moving averages that are kept
+  /// Names of the moving averages that are kept, the sections of a checkpoint that hold them.
+  std::vector<std::string> averages = {};
 };
 
 class ShardedGroup {
  public:
   /// The masters and averages start as copies of the parameters.
-  ShardedGroup(std::unique_ptr<dist::FlatGroup> flat, std::unique_ptr<const Optimizer> optimizer,
+  /// `optimizer` and `collectives` outlive the group.
+  ShardedGroup(std::unique_ptr<dist::FlatGroup> flat, const Optimizer& optimizer,
                dist::Collectives& collectives, const ShardedGroupOptions& options);
 
   dist::FlatGroup& flat() { return *flat_; }
@@ -47,26 +51,34 @@ class ShardedGroup {
   void step(std::size_t bucket, const at::Tensor& gradient, const StepScalars& scalars,
             std::span<const double> decays, const Project& project = {});
 
+  /// The part of it that this rank owns in every mode, without averages; `gradient` is of that
+  /// part. For Optimizer::contribute().
+  Shard own_shard(std::size_t bucket, const at::Tensor& gradient) const;
+
   /// COLLECTIVE. Everyone's steps of this bucket come together; nothing to do with shard = none.
   void start_gather(std::size_t bucket);
   /// The parameters are whole again. COLLECTIVE.
   void wait();
+  /// LOCAL. Those are that have an element in this span of the flat buffer. Not after
+  /// show_masters(), unless wait() came in between.
+  void wait_for(const dist::ElementSpan& elements);
+  /// LOCAL. Some gather is not waited for yet.
+  bool is_gathering() const { return !gathers_.empty(); }
 
-  /// Names: model/NAME the masters, optim/NAME/PLANE, ema/NAME (further averages: ema/K/NAME, K
-  /// from 1).
+  /// Names: model/NAME the masters, optim/NAME/PLANE, and of each average its name, "ema/NAME".
   void state(checkpoint::Scope& root);
   /// COLLECTIVE. After state() has loaded: the parameters follow the masters.
   void publish();
 
-  /// COLLECTIVE. The parameters become average k.
-  void show_average(std::size_t k);
+  /// COLLECTIVE. The parameters become the average of this name; they stay where there is none.
+  void show_average(std::string_view name);
   /// LOCAL. The masters are in their place again; the parameters follow at the next wait().
   void show_masters();
 
   /// This rank's masters, by bucket: for comparisons and hashes.
   at::Tensor master(std::size_t bucket) const;
-  /// Of the first average; undefined where none is kept.
-  at::Tensor average(std::size_t bucket) const;
+  /// In the order of their names.
+  std::vector<at::Tensor> averages(std::size_t bucket) const;
   /// What this rank holds of a bucket, as elements of the flat buffer.
   dist::ElementSpan held(std::size_t bucket) const;
 
@@ -81,14 +93,15 @@ class ShardedGroup {
   void join_gathers();
 
   std::unique_ptr<dist::FlatGroup> flat_;
-  std::unique_ptr<const Optimizer> optimizer_;
+  const Optimizer& optimizer_;
   dist::Collectives& collectives_;
   dist::ShardMode mode_;
   Plane masters_;  ///< undefined where the parameters have the masters' dtype: then they are these
   std::vector<Plane> planes_, averages_;
-  std::vector<dist::Work> gathers_;
-  bool stale_ = false;             ///< parameters of other ranks' shards
-  std::vector<at::Tensor> aside_;  ///< masters, while an average stands in their place
+  std::vector<std::string> average_names_;
+  std::map<std::size_t, dist::Work> gathers_;  ///< by bucket, those that are not waited for yet
+  bool stale_ = false;                         ///< parameters of other ranks' shards
+  std::vector<at::Tensor> aside_;              ///< masters, while an average stands in their place
 };
 
 }  // namespace trestle::trainers

@@ -13,6 +13,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <chrono>
 #include <optional>
 
@@ -295,7 +296,7 @@ bool Trainer::grid_is_missing() const {
 
 void Trainer::make_grid() {
   const dist::PhaseScope drawing(settings_.flight, dist::Phase::pictures);
-  const Engine::Averaged averaged(assembly_.engine);
+  const Engine::Averaged averaged(assembly_.engine, sample_.weights);
   const auto file = directory_.sample(assembly_.counters.step);
   try {
     const auto grid =
@@ -316,7 +317,7 @@ void Trainer::finish() {
       {"steps", double(counters.step)},
       {"samples_per_s", double(counters.position) / counters.wall_s},
       {"wall_s", counters.wall_s}};
-  const Engine::Averaged averaged(assembly_.engine);
+  const Engine::Averaged averaged(assembly_.engine, sample_.weights);
   for (const auto& job : assembly_.task->jobs()) {
     std::optional<Progress> progress;
     std::int64_t done = 0;
@@ -357,6 +358,16 @@ std::unique_ptr<Task> check_recipe(const configs::Recipe& recipe, int world) {
             "train.global_batch = {} is less than the {} ranks (every rank needs a sample of "
             "each step). Raise it, or start fewer ranks.",
             train.global_batch, world));
+  }
+  const auto sample = recipe.section<SampleOptions>("sample");
+  const auto averages = averages_of(recipe);
+  if (sample.weights != "ema" && sample.weights != "model" &&
+      std::ranges::none_of(averages, [&](auto& a) { return a.name == sample.weights; })) {
+    throw recipe.error_at(
+        "sample.weights",
+        fmt::format("sample.weights = \"{}\" is not kept (averages are \"ema\" and those that "
+                    "ema.more names, as \"ema.<name>\"). Name one of them, or \"model\".",
+                    sample.weights));
   }
   return task_kind_of(recipe).make(recipe, Materialise::meta);
 }

@@ -139,7 +139,7 @@ void serve(const Arguments& arguments) {
       task, *collectives,
       {.reducer = {},
        .max_grad_norm = workload["max_grad_norm"],
-       .ema = {.decay = workload["ema_decay"]},
+       .averages = {{.name = "ema", .options = {.decay = workload["ema_decay"]}}},
        .every_group = {.adamw = {.learning_rate = workload["learning_rate"],
                                  .adam_beta1 = workload["adam_beta1"],
                                  .adam_beta2 = workload["adam_beta2"],

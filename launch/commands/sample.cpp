@@ -40,9 +40,9 @@ int sample(const dist::Communicator& world, StopToken stop, const std::string& g
     checkpoint::load(folder, state.visitor());
   });
   assembly.engine.publish();
-  const trainers::Engine::Averaged averaged(assembly.engine);
-  const Draws draws(static_cast<std::uint64_t>(recipe.section<trainers::RunOptions>("run").seed));
   const auto options = recipe.section<trainers::SampleOptions>("sample");
+  const trainers::Engine::Averaged averaged(assembly.engine, options.weights);
+  const Draws draws(static_cast<std::uint64_t>(recipe.section<trainers::RunOptions>("run").seed));
   trainers::write_grid(*assembly.task, draws, world, options.pictures, out, stop);
   log_info("pictures of {}: {}", folder.string(), out);
   return 0;

@@ -1,5 +1,6 @@
 #include "models/nn/activations.h"
 
+#include "base/torch/operand_watch.h"
 #include "models/nn/fused.h"
 #include "models/nn/fused_cpu.h"
 
@@ -19,6 +20,7 @@ std::atomic<std::int64_t> fused_count{0};
 struct Silu : torch::autograd::Function<Silu> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x) {
     fused::count_call();
+    about_to_read({x});
     const at::Tensor input = x.contiguous();
     context->save_for_backward({input});
     at::Tensor y = at::empty_like(input);

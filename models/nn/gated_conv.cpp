@@ -1,6 +1,7 @@
 #include "models/nn/gated_conv.h"
 
 #include "base/error.h"
+#include "base/torch/operand_watch.h"
 #include "models/nn/fused.h"
 #include "models/nn/gated_conv_kernels.h"
 
@@ -33,6 +34,7 @@ struct GatedConvFunction : torch::autograd::Function<GatedConvFunction> {
                             const at::Tensor& bias, const at::Tensor& conv_weight,
                             const at::Tensor& conv_bias, std::int64_t height) {
     fused::count_call();
+    about_to_read({x_bnc, bias, conv_weight, conv_bias});
     const at::Tensor x = x_bnc.contiguous(), b = bias.contiguous(), w = conv_weight.contiguous(),
                      cb = conv_bias.contiguous();
     context->save_for_backward({x, b, w, cb});

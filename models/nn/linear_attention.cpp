@@ -1,6 +1,7 @@
 #include "models/nn/linear_attention.h"
 
 #include "base/error.h"
+#include "base/torch/operand_watch.h"
 #include "models/nn/fused.h"
 #include "models/nn/linear_attention_kernels.h"
 #include "models/nn/row_kernels.h"
@@ -53,6 +54,7 @@ struct LinearAttentionFunction : torch::autograd::Function<LinearAttentionFuncti
     fused::count_call();
     const at::Tensor weight_q = norm_q.value_or(at::Tensor()),
                      weight_k = norm_k.value_or(at::Tensor());
+    about_to_read({qkv_bn3d, weight_q, weight_k});
     const at::Tensor qkv = qkv_bn3d.contiguous();
     const Sizes s = sizes_of(qkv, heads);
     const std::int64_t d = s.width;

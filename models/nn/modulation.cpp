@@ -1,5 +1,6 @@
 #include "models/nn/modulation.h"
 
+#include "base/torch/operand_watch.h"
 #include "models/nn/fused.h"
 #include "models/nn/row_kernels.h"
 
@@ -22,6 +23,7 @@ struct ModulatedNorm : torch::autograd::Function<ModulatedNorm> {
                             const at::Tensor& shift_b1d, const at::Tensor& scale_b1d,
                             double epsilon) {
     fused::count_call();
+    about_to_read({x_bnd, shift_b1d, scale_b1d});
     const at::Tensor x = x_bnd.contiguous(), shift = shift_b1d.contiguous(),
                      scale = scale_b1d.contiguous();
     const std::int64_t channels = x.size(2);
@@ -65,6 +67,7 @@ struct GatedAdd : torch::autograd::Function<GatedAdd> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x_bnd,
                             const at::Tensor& gate_b1d, const at::Tensor& y_bnd) {
     fused::count_call();
+    about_to_read({x_bnd, gate_b1d, y_bnd});
     const at::Tensor x = x_bnd.contiguous(), gate = gate_b1d.contiguous(), y = y_bnd.contiguous();
     const std::int64_t channels = x.size(2);
     at::Tensor out = at::empty_like(x);

@@ -1,5 +1,6 @@
 #include "models/nn/rms_norm.h"
 
+#include "base/torch/operand_watch.h"
 #include "models/nn/fused.h"
 #include "models/nn/row_kernels.h"
 
@@ -16,6 +17,7 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& input,
                             const at::Tensor& weight, double epsilon) {
     fused::count_call();
+    about_to_read({input, weight});
     const at::Tensor x = input.contiguous();
     const std::int64_t channels = x.size(-1), rows = x.numel() / channels;
     at::Tensor y = at::empty_like(x), rrms = at::empty({rows}, x.options());

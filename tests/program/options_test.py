@@ -40,6 +40,8 @@ SPECIAL: dict[str, tuple[object, list[str]]] = {
     "dist.bucket_bytes": (1000, []),
     "dist.threads": (2, []),
     "ema.decay": (0.1, []),
+    "ema.more": ('["fast"]', []),
+    "sample.weights": ("model", []),
     "task.codec": ("dc_ae", []),
     "data.max_bad": (0, []),
     "train.on_nonfinite": ("stop", ["optim.learning_rate=1e30"]),

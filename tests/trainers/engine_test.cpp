@@ -10,7 +10,9 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
+#include <memory>
 #include <mutex>
 
 namespace trestle::trainers {
@@ -27,7 +29,13 @@ struct Trial {
   std::int64_t global_batch = 10, micro_batch = 5, steps = 3;
   std::int64_t bucket_bytes = 3000;
   bool paranoid = true;
+  std::function<std::unique_ptr<const Optimizer>(const GroupOptions&)> make_optimizer =
+      EngineOptions::fused_adamw;
 };
+
+const std::vector<NamedAverage> kAverages = {
+    {.name = "ema", .options = {.decay = 0.9}},
+    {.name = "ema.fast", .options = {.schedule = "constant", .decay = 0.25}}};
 
 struct Result {
   std::vector<at::Tensor> parameters;
@@ -46,9 +54,10 @@ Result run(const Trial& trial) {
     const EngineOptions options{.reducer = {.shard = trial.shard, .wire = trial.wire},
                                 .bucket_bytes = trial.bucket_bytes,
                                 .max_grad_norm = 0.5,
-                                .ema = {},
+                                .averages = kAverages,
                                 .every_group = {.adamw = {.learning_rate = 0.01}, .schedule = {}},
-                                .groups = {}};
+                                .groups = {},
+                                .make_optimizer = trial.make_optimizer};
     Engine engine(task, *gradients, options);
     Paranoid paranoid(task, engine, *plain, options);
     const data::Dataset& points = task.dataset(Split::train);
@@ -112,6 +121,12 @@ TEST(Engine, EqualsThePlainStepOverRandomModels) {
       const std::string where = fmt::format("seed {}, {} ranks", seed, ranks);
       expect_equal_bits(none, optimizer, where);
       expect_equal_bits(none, gradients, where);
+      // The plain step waits for all parameters first; alone the engine's forward reads them while
+      // they arrive.
+      trial.paranoid = false;
+      expect_equal_bits(none, run(trial), where + ", alone");
+      expect_equal_bits(none, run((trial.shard = dist::ShardMode::optimizer, trial)),
+                        where + ", alone");
     }
   }
 }
@@ -140,6 +155,53 @@ TEST(Engine, ObjectivesAlternateAndGroupsLiveTheirOwnLives) {
       expect_equal_bits(none, run((trial.shard = dist::ShardMode::optimizer, trial)), where);
       expect_equal_bits(none, run((trial.shard = dist::ShardMode::gradients, trial)), where);
     }
+  }
+}
+
+/// Moves along the gradient divided by the norm of its whole group.
+class NormalisedDescent : public Optimizer {
+ public:
+  std::span<const std::string_view> state_names() const override { return {}; }
+  int rounds() const override { return 1; }
+  std::size_t sums_of(int) const override { return 1; }
+  void contribute(int, std::span<const Shard> shards, const StepScalars&,
+                  std::span<double> sums) const override {
+    for (const Shard& shard : shards)
+      sums[0] += shard.gradient.to(at::kDouble).square().sum().item<double>();
+  }
+  void step(const Shard& shard, const StepScalars& scalars) const override {
+    if (scalars.sums[0] == 0) return;  // no loss reaches the group
+    const double factor = scalars.learning_rate / std::sqrt(scalars.sums[0]);
+    shard.master.sub_(shard.gradient, factor);
+    if (shard.parameter.defined()) at::Tensor(shard.parameter).copy_(shard.master);
+  }
+};
+
+TEST(Engine, AnOptimizerGetsItsGlobalSumsFirst) {
+  const auto descent = [](const GroupOptions&) { return std::make_unique<NormalisedDescent>(); };
+  for (const unsigned seed : {61U, 62U, 63U}) {
+    Trial trial{.model = {.seed = seed, .dtypes = {at::kFloat, at::kDouble}},
+                .ranks = 1,
+                .steps = 1,
+                .paranoid = false,
+                .make_optimizer = descent};
+    const Result alone = run(trial);
+    trial.ranks = 2;
+    const Result none = run((trial.shard = dist::ShardMode::none, trial));
+    expect_equal_bits(none, run((trial.shard = dist::ShardMode::optimizer, trial)), "optimizer");
+    expect_equal_bits(none, run((trial.shard = dist::ShardMode::gradients, trial)), "gradients");
+    trial.steps = 0;
+    const Result before = run(trial);
+    double moved = 0;
+    for (std::size_t i = 0; i < none.parameters.size(); ++i) {
+      EXPECT_TRUE(at::allclose(none.parameters[i], alone.parameters[i], 1e-5, 1e-6)) << i;
+      moved +=
+          (none.parameters[i] - before.parameters[i]).to(at::kDouble).square().sum().item<double>();
+    }
+    // Each group that a loss reaches moved by the learning rate, so the squares count them.
+    const double groups = moved / (0.01 * 0.01);
+    EXPECT_NEAR(groups, std::round(groups), 1e-3);
+    EXPECT_GE(groups, 0.999);
   }
 }
 

@@ -56,7 +56,7 @@ TEST(AdamW, EqualsAtensFusedKernel) {
 TEST(Ema, RampsAsDiffusersDoes) {
   Parameters parameters(at::TensorOptions().dtype(at::kDouble), Draws(1));
   at::Tensor p = parameters.add("p", {1}, Init::zeros());
-  Ema ema(parameters.all(), {.enabled = true, .decay = 0.3});
+  Ema ema(parameters.all(), {.decay = 0.3});
   double expected = 0;
   for (int n = 0; n < 8; ++n) {
     p.detach().fill_(n + 1);
@@ -66,16 +66,6 @@ TEST(Ema, RampsAsDiffusersDoes) {
     EXPECT_NEAR(ema.averages().front().item<double>(), expected, 1e-12) << n;
     EXPECT_EQ(p.item<double>(), n + 1);
   }
-}
-
-TEST(Ema, DisabledChangesNothing) {
-  Parameters parameters(at::TensorOptions(), Draws(1));
-  at::Tensor p = parameters.add("p", {1}, Init::ones());
-  Ema ema(parameters.all(), {.enabled = false, .decay = 0.5});
-  p.detach().fill_(4);
-  ema.update();
-  EXPECT_TRUE(ema.averages().empty());
-  EXPECT_EQ(p.item<float>(), 4.0f);
 }
 
 TEST(Schedule, WarmsUpThenStaysOrFollowsTheCosine) {

@@ -104,7 +104,7 @@ void expect_bits_of_the_definition(const Shard& shard, const at::Tensor& initial
   AdamW adamw(parameters.all(), kOptions);
   std::vector<Ema> emas;
   for (std::size_t i = 0; i < shard.averages.size(); ++i)
-    emas.emplace_back(parameters.all(), EmaOptions{.enabled = true, .decay = kDecays[i]});
+    emas.emplace_back(parameters.all(), EmaOptions{.decay = kDecays[i]});
   for (int step = 0; step < kSteps; ++step) {
     const at::Tensor gradient = random(step, size, initial.scalar_type());
     adamw.step(kLearningRate / (1 + step), kGradientScale, {&gradient, 1});
