@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "dist/operations.h"
+#include "dist/two_level.h"
 
 #include <ATen/ATen.h>
 
@@ -99,13 +100,23 @@ Arithmetic arithmetic_of(const char* operation, at::ScalarType in, at::ScalarTyp
 
 class HostCollectives : public Collectives {
  public:
-  explicit HostCollectives(Communicator own) : Collectives(std::move(own)) {}
+  HostCollectives(Communicator own, const CollectivesOptions& options)
+      : Collectives(std::move(own)) {
+    if (options.two_level) levels_ = std::make_shared<const Topology>(*options.two_level);
+  }
+
+  bool sums_in_rank_order() const override { return !levels_; }
 
   Work all_reduce(at::Tensor& flat, ReduceOp op, std::string_view name) override {
     require_host("all_reduce", flat);
-    const at::ScalarType dtype = flat.scalar_type();
-    return work(dist::all_reduce(channel(), call("all_reduce", name, {flat}),
-                                 arithmetic_of("all_reduce", dtype, dtype), bytes_of(flat), op));
+    const Arithmetic arithmetic =
+        arithmetic_of("all_reduce", flat.scalar_type(), flat.scalar_type());
+    const Call started = call("all_reduce", name, {flat});
+    if (levels_) {
+      return work(
+          two_level::all_reduce(channel(), levels_, started, arithmetic, bytes_of(flat), op));
+    }
+    return work(dist::all_reduce(channel(), started, arithmetic, bytes_of(flat), op));
   }
 
   Work reduce_scatter(const at::Tensor& in, at::Tensor& out, ReduceOp op,
@@ -116,9 +127,14 @@ class HostCollectives : public Collectives {
     require_ratio("reduce_scatter", in, out, widens);
     const auto whole = bytes_of(in), part = bytes_of(out);
     require_own_or_apart("reduce_scatter", part, whole, own_slice(whole));
-    return work(dist::reduce_scatter(
-        channel(), call("reduce_scatter", name, {in, out}),
-        arithmetic_of("reduce_scatter", in.scalar_type(), out.scalar_type()), whole, part, op));
+    const Arithmetic arithmetic =
+        arithmetic_of("reduce_scatter", in.scalar_type(), out.scalar_type());
+    const Call started = call("reduce_scatter", name, {in, out});
+    if (levels_) {
+      return work(
+          two_level::reduce_scatter(channel(), levels_, started, arithmetic, whole, part, op));
+    }
+    return work(dist::reduce_scatter(channel(), started, arithmetic, whole, part, op));
   }
 
   Work all_gather(const at::Tensor& in, at::Tensor& out, std::string_view name) override {
@@ -127,7 +143,9 @@ class HostCollectives : public Collectives {
     require_ratio("all_gather", out, in, false);
     const auto whole = bytes_of(out), part = bytes_of(in);
     require_own_or_apart("all_gather", part, whole, own_slice(whole));
-    return work(dist::all_gather(channel(), call("all_gather", name, {in, out}), part, whole));
+    const Call started = call("all_gather", name, {in, out});
+    if (levels_) return work(two_level::all_gather(channel(), levels_, started, part, whole));
+    return work(dist::all_gather(channel(), started, part, whole));
   }
 
   Work broadcast(at::Tensor& tensor, int root, std::string_view name) override {
@@ -170,13 +188,16 @@ class HostCollectives : public Collectives {
     TRESTLE_ASSERT(peer >= 0 && peer < size() && peer != rank(), "rank {} of {}: {} with rank {}",
                    rank(), size(), operation, peer);
   }
+
+  two_level::SharedTopology levels_;  // null: one
 };
 
 }  // namespace
 
 std::unique_ptr<Collectives> make_collectives(const Communicator& communicator,
-                                              std::string_view name) {
-  return std::make_unique<HostCollectives>(communicator.duplicate(name));
+                                              std::string_view name,
+                                              const CollectivesOptions& options) {
+  return std::make_unique<HostCollectives>(communicator.duplicate(name), options);
 }
 
 }  // namespace trestle::dist

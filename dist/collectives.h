@@ -18,11 +18,14 @@
 // dtype. RESULTS: sums are taken in the dtype of the result, element by element in rank order (0 +
 // 1 + 2
 // ...), so they have the same bits on every rank, in every run, on every backend, and whatever else
-// is under way.
+// is under way. In two levels the order is that of dist/two_level.h instead: the same bits in every
+// run of the same topology.
 #pragma once
 #include "dist/communicator.h"
+#include "dist/topology.h"
 
 #include <memory>
+#include <optional>
 
 namespace at {
 class Tensor;
@@ -77,6 +80,8 @@ class Collectives {
   virtual Work recv(at::Tensor& tensor, int from, std::string_view name = {}) = 0;
 
   const Communicator& communicator() const { return communicator_; }
+  /// Whether sums are 0 + 1 + 2 ..., with the bits that every other such Collectives gives.
+  virtual bool sums_in_rank_order() const { return true; }
 
  protected:
   explicit Collectives(Communicator communicator) : communicator_(std::move(communicator)) {}
@@ -85,10 +90,17 @@ class Collectives {
   Communicator communicator_;
 };
 
+struct CollectivesOptions {
+  /// Of the communicator's ranks: all_reduce, reduce_scatter and all_gather go inside the hosts,
+  /// then between them (dist/two_level.h). None: in one level.
+  std::optional<Topology> two_level = std::nullopt;
+};
+
 /// COLLECTIVE. Over the ranks of this communicator, on a duplicate of it, so that its traffic never
 /// meets that of the communicator itself. MPI, simulated or a lone rank, as the communicator is.
 /// `name` is what observers call the channel ("gradients").
 std::unique_ptr<Collectives> make_collectives(const Communicator& communicator,
-                                              std::string_view name = "collectives");
+                                              std::string_view name = "collectives",
+                                              const CollectivesOptions& options = {});
 
 }  // namespace trestle::dist

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "dist/reduce.h"
+#include "dist/slices.h"
 #include "dist/staged.h"
 
 #include <algorithm>
@@ -9,33 +10,6 @@
 
 namespace trestle::dist {
 namespace {
-
-/// Consecutive parts of an array, one a rank, in elements.
-struct Slices {
-  static Slices even(int64_t each, int ranks) {
-    Slices slices;
-    for (int rank = 0; rank <= ranks; ++rank) slices.begins.push_back(rank * each);
-    return slices;
-  }
-  /// Lengths that differ by one at most.
-  static Slices balanced(int64_t count, int ranks) {
-    Slices slices;
-    for (int64_t rank = 0; rank <= ranks; ++rank) {
-      slices.begins.push_back(count / ranks * rank + std::min(rank, count % ranks));
-    }
-    return slices;
-  }
-  int64_t count(int rank) const { return begins[rank + 1] - begins[rank]; }
-  int64_t longest() const {
-    int64_t most = 0;
-    for (size_t rank = 0; rank + 1 < begins.size(); ++rank) {
-      most = std::max(most, count(static_cast<int>(rank)));
-    }
-    return most;
-  }
-
-  std::vector<int64_t> begins;
-};
 
 /// Everyone's slice to everyone. Starting at the next rank keeps all from sending to rank 0 first.
 void add_all_to_all(Messages& messages, const Channel& channel, std::span<const std::byte> mine,
@@ -153,11 +127,6 @@ class Barrier : public Staged {
   std::byte token_{1}, heard_{};
 };
 
-// What a reduction receives from all ranks together before it adds: small enough to add from cache,
-// large enough for full bandwidth. Twice: one half is added while the other fills. The result does
-// not depend on it.
-constexpr int64_t kStagingBytes = int64_t{4} << 20;
-
 /// out = this rank's slice of in, reduced over ranks: every rank sends each other rank that one's
 /// slice, a chunk at a time, and adds what it gets in rank order. Then, if asked to, it sends its
 /// sums to everyone.
@@ -225,7 +194,7 @@ class Reduce : public Staged {
     for (int from = 0; from < size(); ++from) {
       parts.push_back(from == rank() ? own : arrival(from, chunk));
     }
-    combine_in_order(std::span<const In* const>(parts), count(rank(), chunk), out, op_);
+    combine_in_order<T>(std::span<const In* const>(parts), count(rank(), chunk), out, op_);
   }
 
   const In* in_;
@@ -236,21 +205,6 @@ class Reduce : public Staged {
   int64_t step_, chunks_, half_;
   In* staging_ = nullptr;
 };
-
-/// f.operator()<In, T>() with the types of an arithmetic.
-auto with_types(Arithmetic arithmetic, auto&& f) {
-  switch (arithmetic) {
-    case Arithmetic::float32:
-      return f.template operator()<float, float>();
-    case Arithmetic::float64:
-      return f.template operator()<double, double>();
-    case Arithmetic::int64:
-      return f.template operator()<int64_t, int64_t>();
-    case Arithmetic::bfloat16_to_float32:
-      break;
-  }
-  return f.template operator()<Bfloat16, float>();
-}
 
 /// One message. Outside the calls of the channel: only two ranks know of it.
 class Message : public Operation {

@@ -9,6 +9,7 @@
 #pragma once
 #include "dist/channel.h"
 #include "dist/communicator.h"
+#include "dist/reduce.h"
 
 #include <cstddef>
 #include <memory>
@@ -25,9 +26,6 @@ struct Call {
   std::string_view name = {};
   std::shared_ptr<const void> keep = nullptr;
 };
-
-/// What is added: elements of this type on the wire, and of that type in the sum.
-enum class Arithmetic { float32, float64, int64, bfloat16_to_float32 };
 
 using Pending = std::shared_ptr<Operation>;
 

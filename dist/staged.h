@@ -49,6 +49,11 @@ class Staged : public Operation {
   std::unique_ptr<Exchange> exchange_;  // declared last: withdrawn before what it writes to
 };
 
+/// What a reduction receives from all ranks together before it adds: small enough to add from
+/// cache, large enough for full bandwidth. Twice: one half is added while the other fills. The
+/// result does not depend on it.
+inline constexpr std::int64_t kStagingBytes = std::int64_t{4} << 20;
+
 /// Makes an operation of a channel and hands it over.
 template <class T, class... Arguments>
 Pending issue(Channel& channel, Arguments&&... arguments) {
