@@ -29,6 +29,7 @@ struct SaveRequest {
   std::int64_t step = 0;
   std::string recipe_toml;  ///< resolved
   std::string recipe_hash;
+  std::optional<TopologyRecord> topology = std::nullopt;
 };
 
 /// COLLECTIVE. Writes folder/step-NNNNNNNN and returns it. A checkpoint of the same step is

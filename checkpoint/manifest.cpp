@@ -200,21 +200,43 @@ TensorRecord tensor_from_json(const json& stored, const std::vector<FileRecord>&
   return tensor;
 }
 
+TopologyRecord topology_from_json(const json& stored, int world) {
+  TopologyRecord topology;
+  const std::uint64_t levels = unsigned_at(stored, "levels");
+  if (levels != 1 && levels != 2) malformed("\"levels\" is {}", levels);
+  topology.levels = static_cast<int>(levels);
+  std::uint64_t hosts = 0;
+  for (const json& number : list(member(stored, "host_of_rank"), "host_of_rank")) {
+    const std::uint64_t host = unsigned_number(number, "host_of_rank");
+    if (host > hosts) malformed("\"host_of_rank\" names host {} before host {}", host, hosts);
+    hosts = std::max(hosts, host + 1);
+    topology.host_of_rank.push_back(static_cast<int>(host));
+  }
+  if (topology.host_of_rank.size() != static_cast<std::size_t>(world))
+    malformed("\"host_of_rank\" has {} of {} ranks", topology.host_of_rank.size(), world);
+  return topology;
+}
+
 json to_json(const Manifest& manifest) {
   json values = json::object(), files = json::array(), tensors = json::object();
   for (const auto& [name, value] : manifest.values) values[name] = value_to_json(value);
   for (const FileRecord& file : manifest.files) files.push_back(file_to_json(file));
   for (const auto& [name, tensor] : manifest.tensors)
     tensors[name] = tensor_to_json(tensor, manifest.files);
-  return {{"format", kFormat},
-          {"format_version", kFormatVersion},
-          {"step", manifest.step},
-          {"world", manifest.world},
-          {"recipe", {{"hash", manifest.recipe_hash}, {"toml", manifest.recipe_toml}}},
-          {"versions", manifest.versions},
-          {"values", std::move(values)},
-          {"files", std::move(files)},
-          {"tensors", std::move(tensors)}};
+  json stored = {{"format", kFormat},
+                 {"format_version", kFormatVersion},
+                 {"step", manifest.step},
+                 {"world", manifest.world},
+                 {"recipe", {{"hash", manifest.recipe_hash}, {"toml", manifest.recipe_toml}}},
+                 {"versions", manifest.versions},
+                 {"values", std::move(values)},
+                 {"files", std::move(files)},
+                 {"tensors", std::move(tensors)}};
+  if (manifest.topology) {
+    stored["topology"] = {{"host_of_rank", manifest.topology->host_of_rank},
+                          {"levels", manifest.topology->levels}};
+  }
+  return stored;
 }
 
 Manifest from_json(const json& stored) {
@@ -223,6 +245,8 @@ Manifest from_json(const json& stored) {
   const std::uint64_t world = unsigned_at(stored, "world");
   if (world == 0 || world > (1u << 24)) malformed("\"world\" is {}", world);
   manifest.world = static_cast<int>(world);
+  if (const auto found = stored.find("topology"); found != stored.end())
+    manifest.topology = topology_from_json(*found, manifest.world);
   manifest.recipe_hash = text_at(member(stored, "recipe"), "hash");
   manifest.recipe_toml = text_at(member(stored, "recipe"), "toml");
   for (const auto& [name, version] : object(member(stored, "versions"), "versions"))

@@ -2,6 +2,7 @@
 // additions are optional fields, so this reader skips fields that it does not know.
 //
 //   {"format": "trestle-checkpoint", "format_version": 1, "step": 100, "world": 2,
+//    "topology": {"host_of_rank": [0, 0], "levels": 1},
 //    "recipe": {"hash": "...", "toml": "..."},
 //    "versions": {"hdf5": "1.10.8", "torch": "2.11.0", "trestle": "0.1.0"},
 //    "values": {"trainer/step": {"int64": 100}, "loss": {"float64": "0.25"}, "x": {"text": "a"}},
@@ -26,6 +27,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -60,12 +62,22 @@ struct TensorRecord {
   std::uint64_t elements() const;
 };
 
+/// On which hosts the ranks were, and in how many levels they summed gradients: with these numbers
+/// goes the order of summation, so that a run has the same bits only where they are the same.
+struct TopologyRecord {
+  std::vector<int> host_of_rank;  ///< hosts are numbered in the order of their lowest ranks
+  int levels = 1;
+
+  bool operator==(const TopologyRecord&) const = default;
+};
+
 /// A number or text of the state that is no tensor.
 using Value = std::variant<std::int64_t, double, std::string>;
 
 struct Manifest {
   std::int64_t step = 0;
-  int world = 1;  ///< ranks that wrote it
+  int world = 1;                                          ///< ranks that wrote it
+  std::optional<TopologyRecord> topology = std::nullopt;  ///< an early checkpoint does not say
   std::string recipe_hash, recipe_toml;
   std::map<std::string, std::string> versions;
   std::map<std::string, Value> values;

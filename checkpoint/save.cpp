@@ -115,6 +115,7 @@ void seal(const fs::path& temporary, const fs::path& checkpoint,
   manifest.step = request.step;
   manifest.recipe_toml = request.recipe_toml;
   manifest.recipe_hash = request.recipe_hash;
+  manifest.topology = request.topology;
   manifest.versions = {
       {"trestle", TRESTLE_VERSION}, {"torch", TORCH_VERSION}, {"hdf5", formats::hdf5_version()}};
   manifest.values = tree.values;

@@ -39,7 +39,8 @@ struct Meta {
   std::optional<double> above = std::nullopt;  ///< value > above
   std::optional<double> max = std::nullopt;    ///< value <= max
   std::optional<double> below = std::nullopt;  ///< value < below
-  std::vector<std::string_view> choices = {};  ///< strings only; empty: any string
+  /// Strings only; empty: any string. "true" and "false" may be said without quotes.
+  std::vector<std::string_view> choices = {};
   /// Nothing reads the option otherwise, and a recipe that sets it then is refused.
   Needs needs = {};
   /// A run may go on with another value, since the option does not decide what is computed.

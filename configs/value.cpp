@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace trestle::configs {
@@ -66,7 +67,12 @@ Finding check_integer(const DescribedOption& option, const Value& value) {
           whole ? fmt::format("Write {}.", static_cast<int64_t>(*number)) : ""};
 }
 
-Finding check_string(const DescribedOption& option, const Value& value) {
+Finding check_string(const DescribedOption& option, Value& value) {
+  // "auto", true or false: two of the choices are words that TOML and JSON have themselves.
+  if (const auto* flag = std::get_if<bool>(&value.data)) {
+    const std::string word = *flag ? "true" : "false";
+    if (std::ranges::count(option.choices, word) > 0) value.data = word;
+  }
   const auto* text = std::get_if<std::string>(&value.data);
   if (!text) {
     const bool scalar = std::holds_alternative<bool>(value.data) ||

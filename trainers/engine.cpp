@@ -479,6 +479,8 @@ Engine::Averaged::~Averaged() {
   for (ShardedGroup& group : engine_.impl_->groups) group.show_masters();
 }
 
+const dist::Collectives& Engine::collectives() const { return impl_->collectives; }
+
 const std::vector<NamedParameter>& Engine::parameters() const { return impl_->parameters; }
 
 std::size_t Engine::buckets() const {

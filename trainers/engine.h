@@ -82,6 +82,7 @@ class Engine {
   /// COLLECTIVE. Throws AgreedError(code) where ranks hold different parameters, bit for bit.
   void require_same_parameters(std::string_view when, ExitCode code);
 
+  const dist::Collectives& collectives() const;
   /// All parameters of all groups, under their export names.
   const std::vector<NamedParameter>& parameters() const;
   std::size_t buckets() const;

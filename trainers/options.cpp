@@ -63,6 +63,13 @@ void DistOptions::describe(configs::Fields& f) {
           {.help = "what gradients travel in; auto: what they are summed in. With bf16 each rank's "
                    "contribution is rounded, the sum is not",
            .choices = {"auto", "fp32", "bf16"}});
+  f.field("two_level", two_level,
+          {.help = "gradients are summed inside each host, then between hosts, and parameters are "
+                   "gathered so: fewer bytes between hosts, another order of summation. auto: on "
+                   "two or more hosts that hold equally many ranks, at least two; true: refuses to "
+                   "start elsewhere. With wire_dtype bf16 each host's sum is rounded, too",
+           .choices = {"auto", "true", "false"},
+           .may_change = true});
   f.field("bucket_bytes", bucket_bytes,
           {.help = "gradients are reduced in buckets of about this size; 0: 25 MB or 1 MB a rank, "
                    "whichever is more, but at most an eighth of them",

@@ -31,6 +31,7 @@ struct TrainOptions {  // [train]
 struct DistOptions {  // [dist]
   std::string shard = "optimizer";
   std::string wire_dtype = "auto";
+  std::string two_level = "auto";
   std::int64_t bucket_bytes = 0;
   std::int64_t verify_every = 500;
   bool paranoid = false;

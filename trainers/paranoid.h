@@ -6,8 +6,9 @@
 //   StepReport report = paranoid.step(inputs);                       // instead of engine.step()
 //
 // Equal bits are demanded where both sum in the same order: one micro batch a step (or no
-// shard = "gradients"), gradients that travel in what they are summed in. Otherwise max |a - b| <=
-// 1e-6 max |b|, and 2e-2 with bf16 on the wire.
+// shard = "gradients"), gradients that travel in what they are summed in, and that are summed in
+// rank order (not in two levels). Otherwise max |a - b| <= 1e-6 max |b|, the latter of the whole
+// tensor, and 2e-2 with bf16 on the wire.
 // COLLECTIVE. THREADS: one. ERRORS: ExitCode::numbers on every rank, naming rank, step and
 // parameter.
 #pragma once

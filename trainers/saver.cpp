@@ -9,11 +9,12 @@
 namespace trestle::trainers {
 
 Saver::Saver(const dist::Communicator& world, std::filesystem::path folder,
-             std::string resolved_recipe)
+             std::string resolved_recipe, checkpoint::TopologyRecord topology)
     : world_(world),
       folder_(std::move(folder)),
       recipe_toml_(std::move(resolved_recipe)),
-      recipe_hash_(digest_128(recipe_toml_)) {}
+      recipe_hash_(digest_128(recipe_toml_)),
+      topology_(std::move(topology)) {}
 
 void Saver::found(std::filesystem::path checkpoint, std::int64_t step) {
   newest_ = std::move(checkpoint);
@@ -27,7 +28,8 @@ void Saver::save(const checkpoint::Visitor& state, std::int64_t step, SaveKind k
                            {.folder = folder_,
                             .step = step,
                             .recipe_toml = recipe_toml_,
-                            .recipe_hash = recipe_hash_}),
+                            .recipe_hash = recipe_hash_,
+                            .topology = topology_}),
           step);
     failures_in_a_row_ = 0;
   } catch (const Error& error) {  // agreed: every rank is here

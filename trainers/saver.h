@@ -22,8 +22,9 @@ enum class SaveKind {
 
 class Saver {
  public:
-  /// `resolved_recipe` goes into every checkpoint.
-  Saver(const dist::Communicator& world, std::filesystem::path folder, std::string resolved_recipe);
+  /// `resolved_recipe` and `topology` go into every checkpoint.
+  Saver(const dist::Communicator& world, std::filesystem::path folder, std::string resolved_recipe,
+        checkpoint::TopologyRecord topology);
 
   /// Writes the state unless its step is saved already. Throws AgreedError(checkpoint) after two
   /// failures in a row, and at a failed last save.
@@ -38,6 +39,7 @@ class Saver {
   const dist::Communicator& world_;
   std::filesystem::path folder_;
   std::string recipe_toml_, recipe_hash_;
+  checkpoint::TopologyRecord topology_;
   std::filesystem::path newest_;
   std::int64_t newest_step_ = -1;
   int failures_in_a_row_ = 0;

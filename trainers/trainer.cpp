@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
 #include "configs/differences.h"
+#include "dist/binding.h"
 #include "dist/straggler.h"
 #include "dist/wait_time.h"
 #include "trainers/grid.h"
@@ -27,6 +28,14 @@ double seconds_since(Clock::time_point start) {
 }
 
 bool due(std::int64_t every, std::int64_t done) { return every > 0 && done % every == 0; }
+
+/// COLLECTIVE.
+Summation choose_summation(const dist::Communicator& world, const std::string& wish,
+                           const std::vector<std::string>& hosts_given) {
+  const auto hosts =
+      hosts_given.empty() ? world.all_gather_bytes(dist::this_process().host) : hosts_given;
+  return world.agreed([&] { return Summation(wish, dist::Topology(hosts)); });
+}
 
 }  // namespace
 
@@ -52,10 +61,12 @@ Trainer::Trainer(const configs::Recipe& recipe, const dist::Communicator& world,
       log_(recipe.section<LogOptions>("log")),
       settings_(settings),
       draws_(static_cast<std::uint64_t>(run_.seed)),
-      collectives_(dist::make_collectives(world, "gradients")),
+      summation_(choose_summation(world, dist_.two_level, settings.hosts)),
+      collectives_(
+          dist::make_collectives(world, "gradients", {.two_level = summation_.two_level()})),
       assembly_(world.agreed([&] { return Assembly(recipe, *collectives_); })),
       faults_(settings.faults, collectives_->communicator()),
-      saver_(world, directory_.checkpoints(), resolved_) {
+      saver_(world, directory_.checkpoints(), resolved_, summation_.record()) {
   if (!dist_.paranoid) return;
   plain_ = dist::make_collectives(world, "plain");
   paranoid_.emplace(*assembly_.task, assembly_.engine, *plain_,
@@ -104,10 +115,12 @@ Outcome Trainer::run() {
 
 void Trainer::resume() {
   const auto found = checkpoint::newest(world_, directory_.checkpoints());
+  std::string another_order;
   world_.agreed([&] {
     if (found) {
-      require_same_recipe(checkpoint::read_manifest(*found).recipe_toml, found->string(),
-                          ExitCode::checkpoint);
+      const checkpoint::Manifest manifest = checkpoint::read_manifest(*found);
+      require_same_recipe(manifest.recipe_toml, found->string(), ExitCode::checkpoint);
+      another_order = summation_.change_since(manifest);
     } else if (std::filesystem::exists(directory_.resolved_recipe())) {
       require_same_recipe(directory_.read_resolved_recipe(), directory_.root().string(),
                           ExitCode::usage);
@@ -122,6 +135,7 @@ void Trainer::resume() {
   assembly_.engine.publish();
   saver_.found(*found, assembly_.counters.step);
   log_info("resumed from {} at step {}", found->string(), assembly_.counters.step);
+  if (!another_order.empty()) log_common_warning(another_order);
 }
 
 void Trainer::require_same_recipe(const std::string& resolved_before, const std::string& holder,
@@ -165,6 +179,7 @@ void Trainer::train() {
   log_info("gradient buckets: {}, wire dtype {}, sharded over the ranks: {}{}",
            assembly_.engine.buckets(), dist_.wire_dtype, dist_.shard,
            dist_.paranoid ? "; every step is made a second time and compared" : "");
+  if (world_.size() > 1) log_info("gradients are summed {}", summation_.to_text());
   if (const std::int64_t most = (train_.global_batch + world_.size() - 1) / world_.size();
       train_.global_batch % world_.size() != 0) {
     log_common_warning(fmt::format(
@@ -369,6 +384,7 @@ std::unique_ptr<Task> check_recipe(const configs::Recipe& recipe, int world) {
                     "ema.more names, as \"ema.<name>\"). Name one of them, or \"model\".",
                     sample.weights));
   }
+  require_two_levels_possible(recipe, world);
   return task_kind_of(recipe).make(recipe, Materialise::meta);
 }
 

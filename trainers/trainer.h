@@ -20,6 +20,7 @@
 #include "trainers/paranoid.h"
 #include "trainers/saver.h"
 #include "trainers/state.h"
+#include "trainers/summation.h"
 
 #include <memory>
 #include <optional>
@@ -45,6 +46,8 @@ struct TrainerSettings {
   StopToken stop = {};
   dist::FlightRing* flight = nullptr;  ///< is told the phases; null: nobody watches
   std::vector<Fault> faults = {};
+  /// By rank, in place of the machines' names: for tests of several hosts on one.
+  std::vector<std::string> hosts = {};
 };
 
 enum class Outcome {
@@ -89,6 +92,7 @@ class Trainer {
   LogOptions log_;
   TrainerSettings settings_;
   Draws draws_;
+  Summation summation_;
   std::unique_ptr<dist::Collectives> collectives_, plain_;
   Assembly assembly_;
   std::optional<Paranoid> paranoid_;

@@ -9,6 +9,8 @@
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+
 namespace trestle::launch {
 namespace {
 
@@ -56,6 +58,9 @@ void print_summary(const std::filesystem::path& folder, const checkpoint::Manife
                                      {"bytes", bytes},
                                      {"recipe_hash", manifest.recipe_hash},
                                      {"versions", manifest.versions}};
+    if (const auto& topology = manifest.topology) {
+      object["topology"] = {{"host_of_rank", topology->host_of_rank}, {"levels", topology->levels}};
+    }
     for (const auto& [name, value] : manifest.values) {
       auto& shown = object["values"][name];
       std::visit([&](const auto& v) { shown = v; }, value);
@@ -73,6 +78,10 @@ void print_summary(const std::filesystem::path& folder, const checkpoint::Manife
   }
   fmt::print("{}\n  step {}, written by {} ranks, {} tensors, {:.1f} MB\n", folder.string(),
              manifest.step, manifest.world, manifest.tensors.size(), double(bytes) / 1e6);
+  if (const auto& topology = manifest.topology) {
+    fmt::print("  {} hosts, gradients summed in {}\n", std::ranges::max(topology->host_of_rank) + 1,
+               topology->levels == 2 ? "two levels" : "one level");
+  }
   for (const auto& [name, version] : manifest.versions) fmt::print("  {} {}\n", name, version);
   for (const auto& file : manifest.files) fmt::print("  {} {} bytes\n", file.name, file.bytes);
   for (const auto& [name, value] : manifest.values) fmt::print("  {} = {}\n", name, text_of(value));

@@ -18,6 +18,7 @@ Manifest example() {
   Manifest manifest;
   manifest.step = 100;
   manifest.world = 2;
+  manifest.topology = TopologyRecord{.host_of_rank = {0, 1}, .levels = 2};
   manifest.recipe_hash = "abc";
   manifest.recipe_toml = "[run]\nname = \"\xC3\xA9\"\n";
   manifest.versions = {{"torch", "2.11.0"}};
@@ -58,12 +59,23 @@ TEST(Manifest, TextReadsBackEqual) {
   const Manifest read = parse_manifest(text, "m");
   EXPECT_EQ(to_text(read), text);
   EXPECT_EQ(read.recipe_toml, example().recipe_toml);
+  EXPECT_EQ(read.topology, example().topology);
   EXPECT_EQ(read.values, example().values);
   EXPECT_EQ(read.files[1].block_digests, example().files[1].block_digests);
   const PieceRecord& piece = read.tensors.at("model/w").pieces[1];
   EXPECT_EQ(read.files[piece.file].name, "shard-1.h5");
   EXPECT_EQ(piece.offset, 512u);
   EXPECT_EQ(sealed(json::parse(text)), text);
+}
+
+TEST(Manifest, AnEarlyOneSaysNothingOfItsTopology) {
+  json early = json::parse(to_text(example()));
+  early.erase("topology");
+  const std::string text = sealed(early);
+  EXPECT_EQ(refusal_of(text), "accepted");
+  const Manifest read = parse_manifest(text, "m");
+  EXPECT_FALSE(read.topology);
+  EXPECT_EQ(to_text(read), text);
 }
 
 TEST(Manifest, FieldsOfLaterVersionsAreSkipped) {
@@ -106,6 +118,19 @@ TEST(Manifest, EditsWithARightDigestAreStillChecked) {
       {"\"step\" is not a number", [](json& m) { m["step"] = 1.0; }},
       {"\"step\" is not a number", [&](json& m) { m["step"] = kHuge; }},
       {"\"world\" is 0", [](json& m) { m["world"] = 0; }},
+      {"\"levels\" is 3", [](json& m) { m["topology"]["levels"] = 3; }},
+      {"\"levels\" is 0", [](json& m) { m["topology"]["levels"] = 0; }},
+      {"field \"levels\" is missing", [](json& m) { m["topology"] = json::object(); }},
+      {"with \"levels\" is expected", [](json& m) { m["topology"] = 2; }},
+      {"\"host_of_rank\" has 1 of 2 ranks", [](json& m) { m["topology"]["host_of_rank"] = {0}; }},
+      {"\"host_of_rank\" names host 7 before host 1",
+       [](json& m) {
+         m["topology"]["host_of_rank"] = {0, 7};
+       }},
+      {"\"host_of_rank\" is not a number",
+       [](json& m) {
+         m["topology"]["host_of_rank"] = {0, -1};
+       }},
       {"\"files\" is not a list", [](json& m) { m["files"] = json::object(); }},
       {"field \"tensors\" is missing", [](json& m) { m.erase("tensors"); }},
       {"\"tensors\" is not an object", [](json& m) { m["tensors"] = json::array(); }},

@@ -1,6 +1,7 @@
 // The schema: what was described, and the reference page made of it.
 #include "configs/schema.h"
 
+#include "configs/differences.h"
 #include "configs/recipe.h"
 #include "tests/configs/fixtures.h"
 
@@ -113,6 +114,35 @@ TEST(SchemaTest, ABadDescriptionIsABug) {
   expect_bug<Silent>("s.a has a help text");
   expect_bug<OutsideItself>("the default of s.a = 0 is out of range");
   expect_bug<NumberOfChoice>("only strings have choices");
+}
+
+struct AutoOrFlag {
+  std::string levels = "auto";
+  void describe(Fields& f) {
+    f.field("levels", levels, {.help = "how many", .choices = {"auto", "true", "false"}});
+  }
+};
+
+TEST(SchemaTest, ChoicesThatAreWordsOfTomlNeedNoQuotes) {
+  const auto said = [](const std::string& value) {
+    Schema schema;
+    schema.section<AutoOrFlag>("s");
+    const Recipe recipe = Recipe::from_text("[s]\nlevels = " + value + "\n", "r");
+    recipe.check(schema);
+    return recipe.section<AutoOrFlag>("s").levels;
+  };
+  EXPECT_EQ(said("true"), "true");
+  EXPECT_EQ(said("false"), "false");
+  EXPECT_EQ(said("\"true\""), "true");
+  EXPECT_EQ(said("\"auto\""), "auto");
+  EXPECT_THROW(said("\"yes\""), Error);
+  EXPECT_THROW(said("1"), Error);
+
+  // To write it with or without quotes is no difference.
+  Schema schema;
+  schema.section<AutoOrFlag>("s");
+  EXPECT_TRUE(differences("[s]\nlevels = true\n", "[s]\nlevels = \"true\"\n", schema).empty());
+  EXPECT_EQ(differences("[s]\nlevels = true\n", "[s]\nlevels = false\n", schema).size(), 1u);
 }
 
 struct NeedsNothingKnown {

@@ -31,6 +31,7 @@ struct Trial {
   bool paranoid = true;
   std::function<std::unique_ptr<const Optimizer>(const GroupOptions&)> make_optimizer =
       EngineOptions::fused_adamw;
+  std::string hosts = {};  ///< a letter a rank: two levels over them; empty: one
 };
 
 const std::vector<NamedAverage> kAverages = {
@@ -43,6 +44,13 @@ struct Result {
   std::vector<std::string> not_finite;
 };
 
+dist::CollectivesOptions levels_of(const Trial& trial) {
+  if (trial.hosts.empty()) return {};
+  std::vector<std::string> names;
+  for (const char letter : trial.hosts) names.emplace_back(1, letter);
+  return {.two_level = dist::Topology(names)};
+}
+
 /// What every rank has in the end; they must agree.
 Result run(const Trial& trial) {
   set_log_level(LogLevel::error);
@@ -50,7 +58,8 @@ Result run(const Trial& trial) {
   std::mutex mutex;
   dist::simulate(trial.ranks, [&](const dist::Communicator& world) {
     RandomTask task(trial.model);
-    const auto gradients = dist::make_collectives(world), plain = dist::make_collectives(world);
+    const auto gradients = dist::make_collectives(world, "gradients", levels_of(trial)),
+               plain = dist::make_collectives(world);
     const EngineOptions options{.reducer = {.shard = trial.shard, .wire = trial.wire},
                                 .bucket_bytes = trial.bucket_bytes,
                                 .max_grad_norm = 0.5,
@@ -209,6 +218,58 @@ TEST(Engine, BucketSizesChangeNothing) {
   const Result small = run({.model = {.seed = 21}, .bucket_bytes = 4});
   const Result large = run({.model = {.seed = 21}, .bucket_bytes = 1 << 20});
   expect_equal_bits(small, large, "buckets");
+}
+
+TEST(Engine, TwoLevelsEqualThePlainStepToRoundingAndEachOtherBitByBit) {
+  // paranoid compares with the plain step, which sums in one level.
+  for (const auto* hosts : {"aabb", "abba", "ababab", "aaabbb", "aabbccdd"}) {
+    for (unsigned seed = 61; seed <= 64; ++seed) {
+      Trial trial{.model = {.seed = seed}, .hosts = hosts};
+      trial.ranks = static_cast<int>(trial.hosts.size());
+      trial.global_batch = 2 * trial.ranks;
+      trial.micro_batch = 2;
+      const std::string where = fmt::format("seed {}, hosts {}", seed, hosts);
+      const Result none = run((trial.shard = dist::ShardMode::none, trial));
+      expect_equal_bits(none, run((trial.shard = dist::ShardMode::optimizer, trial)), where);
+      expect_equal_bits(none, run((trial.shard = dist::ShardMode::gradients, trial)), where);
+      expect_equal_bits(none, run((trial.bucket_bytes = 100, trial)), where);
+    }
+  }
+}
+
+TEST(Engine, TwoLevelsAreAnotherOrder) {
+  Trial trial{.model = {.seed = 62}, .ranks = 4, .global_batch = 16, .micro_batch = 4};
+  const Result one = run(trial), two = run((trial.hosts = "aabb", trial));
+  EXPECT_NE(one.norms, two.norms);
+  EXPECT_NE(two.norms, run((trial.hosts = "abab", trial)).norms);
+  EXPECT_EQ(two.norms, run((trial.hosts = "ccdd", trial)).norms);
+}
+
+TEST(Engine, TwoLevelsWithMicroBatchesObjectivesAndABf16Wire) {
+  for (const auto shard :
+       {dist::ShardMode::none, dist::ShardMode::optimizer, dist::ShardMode::gradients}) {
+    run({.model = {.seed = 71, .dtypes = {at::kFloat, at::kDouble}},
+         .ranks = 4,
+         .shard = shard,
+         .global_batch = 10,
+         .micro_batch = 1,
+         .hosts = "aabb"});
+    run({.model = {.seed = 72, .lives = true},
+         .ranks = 4,
+         .shard = shard,
+         .steps = 5,
+         .hosts = "abab"});
+    // Each contribution is rounded, and so is each host's sum.
+    const RandomTaskOptions model{.seed = 31, .dtypes = {at::kFloat}};
+    const Result rounded = run({.model = model,
+                                .ranks = 4,
+                                .shard = shard,
+                                .wire = dist::WireDtype::bf16,
+                                .hosts = "aabb"});
+    const Result exact = run({.model = model, .ranks = 4, .shard = shard, .hosts = "aabb"});
+    EXPECT_NE(rounded.norms, exact.norms);
+    EXPECT_NEAR(rounded.norms[0] / exact.norms[0], 1, 4e-3);
+  }
 }
 
 TEST(Engine, ABf16WireRoundsContributionsNotSums) {

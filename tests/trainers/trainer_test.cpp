@@ -239,11 +239,102 @@ std::string problem_of(const std::vector<std::string>& sets, int world) {
   return "";
 }
 
+/// Trains on simulated hosts and returns the checkpoint's manifest.
+checkpoint::Manifest train_on(const std::vector<std::string>& hosts,
+                              const std::filesystem::path& folder,
+                              const std::vector<std::string>& sets) {
+  const configs::Recipe loaded = recipe(sets);
+  set_log_level(LogLevel::warn);
+  dist::simulate(static_cast<int>(hosts.size()), [&](const dist::Communicator& world) {
+    Trainer(loaded, world, RunDirectory(folder), {.hosts = hosts}).run();
+  });
+  return checkpoint::read_manifest(*checkpoint::newest(folder / "checkpoints"));
+}
+
+TEST(Trainer, TwoLevelsStandInTheManifestAndAChangeIsSaid) {
+  const Scratch scratch;
+  const auto said_after = [&](const std::vector<std::string>& hosts, const std::string& steps,
+                              std::vector<std::string> sets = {}) {
+    sets.push_back("train.steps=" + steps);
+    set_log_file((scratch.path() / ("log" + steps)).string());
+    const auto manifest = train_on(hosts, scratch.path() / "run", sets);
+    set_log_file("");
+    std::ifstream in(scratch.path() / ("log" + steps));
+    const std::string text(std::istreambuf_iterator<char>(in), {});
+    return std::pair(*manifest.topology, text);
+  };
+  using Record = checkpoint::TopologyRecord;
+  const auto [first, nothing] = said_after({"a", "a", "b", "b"}, "3");
+  EXPECT_EQ(first, (Record{.host_of_rank = {0, 0, 1, 1}, .levels = 2}));
+  EXPECT_EQ(nothing.find("another order"), std::string::npos) << nothing;
+
+  // The same placement under other names is the same order.
+  EXPECT_EQ(said_after({"x", "x", "a", "a"}, "5").second.find("another order"), std::string::npos);
+  EXPECT_NE(said_after({"a", "b", "a", "b"}, "7")
+                .second.find("summed in another order from here on (2 hosts x 2 ranks in two "
+                             "levels before, the same with other ranks on each host now)"),
+            std::string::npos);
+  const auto [off, said] = said_after({"a", "a", "b", "b"}, "9", {"dist.two_level=false"});
+  EXPECT_EQ(off, (Record{.host_of_rank = {0, 0, 1, 1}, .levels = 1}));
+  EXPECT_NE(said.find("(2 hosts x 2 ranks in two levels before, 4 ranks in one level now)"),
+            std::string::npos)
+      << said;
+  // In one level only the number of ranks counts.
+  EXPECT_EQ(said_after({"a", "a", "a", "b"}, "11").second.find("another order"), std::string::npos);
+  EXPECT_NE(said_after({"a", "a"}, "13")
+                .second.find("(4 ranks in one level before, 2 ranks in one level now)"),
+            std::string::npos);
+  EXPECT_NE(said_after({"a", "a", "b", "b", "c", "c"}, "15")
+                .second.find("(2 ranks in one level before, 3 hosts x 2 ranks in two levels now)"),
+            std::string::npos);
+}
+
+TEST(Trainer, TwoLevelsLearnTheSameAndParanoidAgrees) {
+  const Scratch scratch;
+  const at::Tensor one = train(1, scratch.path() / "one");
+  train_on({"a", "b", "a", "b"}, scratch.path() / "two",
+           {"dist.two_level=true", "dist.paranoid=true"});
+  const at::Tensor two = train(1, scratch.path() / "two");  // complete: only reads it
+  EXPECT_LT(((two - one).norm() / one.norm()).item<double>(), 1e-12);
+}
+
+TEST(Trainer, TwoLevelsThatCannotBeAreRefused) {
+  const Scratch scratch;
+  const auto refusal = [&](const std::vector<std::string>& hosts) {
+    std::atomic<int> thrown{0};
+    std::string message;
+    dist::simulate(static_cast<int>(hosts.size()), [&](const dist::Communicator& world) {
+      try {
+        Trainer(recipe({"dist.two_level=true"}), world, RunDirectory(scratch.path()),
+                {.hosts = hosts});
+      } catch (const dist::AgreedError& error) {
+        if (error.code() == ExitCode::environment) ++thrown;
+        if (world.is_root()) message = error.what();
+      }
+    });
+    EXPECT_EQ(thrown, static_cast<int>(hosts.size()));
+    return message;
+  };
+  EXPECT_NE(refusal({"a", "a", "a", "a"}).find("(all 4 ranks are on one host; two levels need"),
+            std::string::npos);
+  EXPECT_NE(refusal({"a", "a", "a", "b"}).find("(2 hosts do not hold equally many ranks;"),
+            std::string::npos);
+  EXPECT_NE(refusal({"a", "b", "c", "d"}).find("(every host holds one rank;"), std::string::npos);
+}
+
 TEST(CheckRecipe, FindsWhatCannotBe) {
   EXPECT_EQ(problem_of({}, 12), "");
   EXPECT_NE(problem_of({}, 13).find("train.global_batch = 12"), std::string::npos);
   EXPECT_NE(problem_of({"train.stepz=3"}, 1).find("steps"), std::string::npos);
   EXPECT_NE(problem_of({"run.task=line_fitt"}, 1).find("line_fit"), std::string::npos);
+  for (const int world : {1, 2, 3, 5, 7}) {
+    const std::string problem = problem_of({"dist.two_level=true"}, world);
+    EXPECT_NE(problem.find(fmt::format("dist.two_level = true cannot be done by {} rank", world)),
+              std::string::npos)
+        << problem;
+  }
+  for (const int world : {4, 6, 9, 12}) EXPECT_EQ(problem_of({"dist.two_level=true"}, world), "");
+  EXPECT_EQ(problem_of({"dist.two_level=auto"}, 1), "");
 }
 
 }  // namespace
