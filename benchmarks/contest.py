@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -81,17 +80,25 @@ def hardware_slug() -> str:
     return "-".join(re.findall(r"[a-z0-9]+", name)) + f"-{os.cpu_count()}-cores"
 
 
-def facts(load: float) -> dict[str, str]:
-    """The machine and the versions, as far as they say so themselves."""
-    import torch
-
+def facts(load: float, python: str = sys.executable) -> dict[str, str]:
+    """The machine and the versions that this Python has, as far as they say so themselves."""
+    ask = """import importlib.metadata, json, platform, torch
+print(json.dumps({
+    "python": platform.python_version(),
+    "torch": torch.__version__,
+    "torch's vector instructions": torch.backends.cpu.get_cpu_capability(),
+    "diffusers": importlib.metadata.version("diffusers"),
+}))"""
     return {
         "processor": f"{cpu_name()}, {os.cpu_count()} cores visible",
         "system": platform.freedesktop_os_release()["PRETTY_NAME"],
         "load average before the start": f"{load:.2f}",
         "trestle": output_of(["git", "describe", "--always", "--dirty"]),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torch's vector instructions": torch.backends.cpu.get_cpu_capability(),
-        "diffusers": importlib.metadata.version("diffusers"),
+        **json.loads(output_of([python, "-c", ask])),
     }
+
+
+def facts_table(load: float, python: str = sys.executable) -> list[str]:
+    """The facts as lines of Markdown."""
+    rows = [f"| {name} | {value} |" for name, value in facts(load, python).items()]
+    return ["| | |", "|---|---|", *rows]

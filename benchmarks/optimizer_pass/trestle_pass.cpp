@@ -5,9 +5,8 @@
 // --kind stream  no optimizer but the same reads and writes: what the machine's memory allows
 //
 // Both run on torch's threads. --tensors is the number of shards, --elements of all together.
-#include "base/allocator.h"
-#include "base/error.h"
 #include "base/torch/draws.h"
+#include "benchmarks/rounds.h"
 #include "models/nn/vector_math.h"
 #include "trainers/optim/fused_adamw.h"
 
@@ -17,10 +16,9 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cstring>
-#include <ctime>
-#include <iostream>
+#include <string>
+#include <vector>
 
 namespace {
 
@@ -31,27 +29,6 @@ struct Arguments {
   std::string kind = "pass";
   std::int64_t elements = std::int64_t{1} << 26, tensors = 64, threads = 2;
 };
-
-Arguments parse(int argc, char** argv) {
-  Arguments arguments;
-  TRESTLE_REQUIRE(argc % 2 == 1, "{} has no value.", argv[argc - 1]);
-  for (int i = 1; i + 1 < argc; i += 2) {
-    const std::string name = argv[i];
-    if (name == "--kind")
-      arguments.kind = argv[i + 1];
-    else if (name == "--elements")
-      arguments.elements = std::stoll(argv[i + 1]);
-    else if (name == "--tensors")
-      arguments.tensors = std::stoll(argv[i + 1]);
-    else if (name == "--threads")
-      arguments.threads = std::stoll(argv[i + 1]);
-    else
-      fail(ExitCode::usage, "{} is no option (--kind, --elements, --tensors, --threads).", name);
-  }
-  TRESTLE_REQUIRE(arguments.kind == "pass" || arguments.kind == "stream",
-                  "--kind {} is neither pass nor stream.", arguments.kind);
-  return arguments;
-}
 
 /// The state in flat buffers, as training holds it, cut into shards.
 std::vector<Shard> make_shards(const Arguments& arguments) {
@@ -103,56 +80,41 @@ void stream(const Shard& shard) {
   });
 }
 
-double cpu_seconds() {
-  timespec now{};
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-  return double(now.tv_sec) + 1e-9 * double(now.tv_nsec);
-}
-
-void serve(const Arguments& arguments) {
+void measure(const Arguments& arguments) {
   at::set_num_threads(static_cast<int>(arguments.threads));
   const std::vector<Shard> shards = make_shards(arguments);
   const trainers::FusedAdamW optimizer({});
   std::int64_t count = 0;
-  for (std::string word; std::cin >> word;) {
-    std::int64_t steps = 0;
-    TRESTLE_REQUIRE(word == "go" && std::cin >> steps && steps > 0,
-                    "\"{}\" is not a round (say \"go N\" with N >= 1).", word);
-    const auto started = std::chrono::steady_clock::now();
-    const double cpu_started = cpu_seconds();
-    for (std::int64_t i = 0; i < steps; ++i) {
-      const trainers::StepScalars scalars{.learning_rate = 1e-4,
-                                          .gradient_scale = 0.5,
-                                          .count = ++count,
-                                          .zero_gradient = true,
-                                          .sums = {}};
-      for (const Shard& shard : shards) {
-        if (arguments.kind == "pass")
-          optimizer.step(shard, scalars);
-        else
-          stream(shard);
-      }
-    }
-    const double wall =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-    std::cout << nlohmann::json{{"ms_per_step", 1e3 * wall / double(steps)},
-                                {"cpu_ms_per_step",
-                                 1e3 * (cpu_seconds() - cpu_started) / double(steps)},
-                                {"elements", arguments.elements}}
-                     .dump()
-              << std::endl;
-  }
+  benchmarks::serve({{"go", [&](std::int64_t steps) {
+                        const benchmarks::Stopwatch watch;
+                        for (std::int64_t i = 0; i < steps; ++i) {
+                          const trainers::StepScalars scalars{.learning_rate = 1e-4,
+                                                              .gradient_scale = 0.5,
+                                                              .count = ++count,
+                                                              .zero_gradient = true,
+                                                              .sums = {}};
+                          for (const Shard& shard : shards) {
+                            if (arguments.kind == "pass")
+                              optimizer.step(shard, scalars);
+                            else
+                              stream(shard);
+                          }
+                        }
+                        return nlohmann::json{
+                            {"ms_per_step", 1e3 * watch.wall_s() / double(steps)},
+                            {"cpu_ms_per_step", 1e3 * watch.cpu_s() / double(steps)},
+                            {"elements", arguments.elements}};
+                      }}});
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  trestle::keep_freed_memory();  // as launch/main.cpp does
-  try {
-    serve(parse(argc, argv));
-    return 0;
-  } catch (const trestle::Error& error) {
-    std::cerr << "error: " << error.what() << "\n";
-    return static_cast<int>(error.code());
-  }
+  Arguments arguments;
+  CLI::App app("Trestle's side of optimizer_pass: answers \"go N\" on standard input");
+  app.add_option("--kind", arguments.kind)->check(CLI::IsMember({"pass", "stream"}));
+  app.add_option("--elements", arguments.elements, "of the state");
+  app.add_option("--tensors", arguments.tensors, "shards");
+  app.add_option("--threads", arguments.threads);
+  return benchmarks::run(app, argc, argv, [&] { measure(arguments); });
 }

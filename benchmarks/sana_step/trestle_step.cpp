@@ -3,9 +3,8 @@
 //
 // A step is trainers::Engine on one rank: draws, bridge loss forward and backward over the
 // micro batches, reduction (of one rank), clipping, AdamW, EMA. Data lies ready in memory.
-#include "base/allocator.h"
-#include "base/error.h"
 #include "base/files.h"
+#include "benchmarks/rounds.h"
 #include "configs/json.h"
 #include "models/sana/transformer.h"
 #include "processes/brownian_bridge.h"
@@ -15,10 +14,8 @@
 #include <ATen/Parallel.h>
 #include <nlohmann/json.hpp>
 
-#include <chrono>
-#include <ctime>
-#include <iostream>
-#include <map>
+#include <string>
+#include <vector>
 
 namespace {
 
@@ -32,26 +29,6 @@ struct Arguments {
   std::string workload = "benchmarks/sana_step/workload.json";
   std::int64_t batch = 8, micro_batch = 0, threads = 1;
 };
-
-Arguments parse(int argc, char** argv) {
-  Arguments arguments;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    const std::string name = argv[i];
-    if (name == "--workload")
-      arguments.workload = argv[i + 1];
-    else if (name == "--batch")
-      arguments.batch = std::stoll(argv[i + 1]);
-    else if (name == "--micro-batch")
-      arguments.micro_batch = std::stoll(argv[i + 1]);
-    else if (name == "--threads")
-      arguments.threads = std::stoll(argv[i + 1]);
-    else
-      fail(ExitCode::usage, "{} is no option (--workload, --batch, --micro-batch, --threads).",
-           name);
-  }
-  if (arguments.micro_batch == 0) arguments.micro_batch = arguments.batch;
-  return arguments;
-}
 
 class RandomPairs : public data::Dataset {
  public:
@@ -121,13 +98,7 @@ class BridgeOnPairs : public trainers::Task {
   models::sana::SanaTransformer model_;
 };
 
-double cpu_seconds() {
-  timespec now{};
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-  return double(now.tv_sec) + 1e-9 * double(now.tv_nsec);
-}
-
-void serve(const Arguments& arguments) {
+void measure(const Arguments& arguments) {
   at::set_num_threads(static_cast<int>(arguments.threads));
   const auto workload =
       nlohmann::json::parse(read_text_file(arguments.workload, kTextLimit, ExitCode::data));
@@ -151,54 +122,49 @@ void serve(const Arguments& arguments) {
   const Draws draws(3);
   std::int64_t step = 0;
 
-  for (std::string word; std::cin >> word;) {
-    std::int64_t steps = 0;
-    TRESTLE_REQUIRE(word == "go" && std::cin >> steps && steps > 0,
-                    "\"{}\" is not a round (say \"go N\" with N >= 1).", word);
-    const auto started = std::chrono::steady_clock::now();
-    const double cpu_started = cpu_seconds();
-    double loss = 0;
-    for (std::int64_t i = 0; i < steps; ++i, ++step) {
-      std::int64_t micro = 0;
-      const auto next_batch = [&] {
-        const auto positions = plan.micro_batch({step}, micro++);
-        std::vector<data::SampleId> ids;
-        for (const auto position : positions) ids.push_back(position.value % kPool);
-        data::Batch batch = task.dataset(trainers::Split::train).load(ids);
-        batch.positions = positions;
-        return batch;
-      };
-      loss += engine
-                  .step({.step = {step},
-                         .draws = draws,
-                         .kinds = kinds,
-                         .micro_steps = plan.micro_steps(),
-                         .next_batch = next_batch,
-                         .bad_samples = bad_samples})
-                  .objectives.front()
-                  .loss;
-    }
-    const double wall =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-    const double samples = double(steps * arguments.batch);
-    std::cout << nlohmann::json{{"samples_per_s", samples / wall},
-                                {"samples_per_cpu_s", samples / (cpu_seconds() - cpu_started)},
-                                {"loss", loss / double(steps)},
-                                {"parameters", task.numel()}}
-                     .dump()
-              << std::endl;
-  }
+  benchmarks::serve({{"go", [&](std::int64_t steps) {
+                        const benchmarks::Stopwatch watch;
+                        double loss = 0;
+                        for (std::int64_t i = 0; i < steps; ++i, ++step) {
+                          std::int64_t micro = 0;
+                          const auto next_batch = [&] {
+                            const auto positions = plan.micro_batch({step}, micro++);
+                            std::vector<data::SampleId> ids;
+                            for (const auto position : positions)
+                              ids.push_back(position.value % kPool);
+                            data::Batch batch = task.dataset(trainers::Split::train).load(ids);
+                            batch.positions = positions;
+                            return batch;
+                          };
+                          loss += engine
+                                      .step({.step = {step},
+                                             .draws = draws,
+                                             .kinds = kinds,
+                                             .micro_steps = plan.micro_steps(),
+                                             .next_batch = next_batch,
+                                             .bad_samples = bad_samples})
+                                      .objectives.front()
+                                      .loss;
+                        }
+                        const double samples = double(steps * arguments.batch);
+                        return nlohmann::json{{"samples_per_s", samples / watch.wall_s()},
+                                              {"samples_per_cpu_s", samples / watch.cpu_s()},
+                                              {"loss", loss / double(steps)},
+                                              {"parameters", task.numel()}};
+                      }}});
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  trestle::keep_freed_memory();  // as launch/main.cpp does
-  try {
-    serve(parse(argc, argv));
-    return 0;
-  } catch (const trestle::Error& error) {
-    std::cerr << "error: " << error.what() << "\n";
-    return static_cast<int>(error.code());
-  }
+  Arguments arguments;
+  CLI::App app("Trestle's side of sana_step: answers \"go N\" on standard input");
+  app.add_option("--workload", arguments.workload, "model, sizes and optimizer settings");
+  app.add_option("--batch", arguments.batch, "samples a step");
+  app.add_option("--micro-batch", arguments.micro_batch, "samples a backward; 0: the batch");
+  app.add_option("--threads", arguments.threads);
+  return benchmarks::run(app, argc, argv, [&] {
+    if (arguments.micro_batch == 0) arguments.micro_batch = arguments.batch;
+    measure(arguments);
+  });
 }
