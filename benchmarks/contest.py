@@ -42,19 +42,27 @@ class Contender:
         try:
             self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self.process.terminate()  # a launcher ends its ranks then
+            try:
+                self.process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
 
     def round(self, steps: int) -> Reply:
         """Has it take the steps; returns its answer."""
+        return self.ask(f"go {steps}", self.keys)
+
+    def ask(self, request: str, keys: set[str]) -> Reply:
+        """Its answer, which has these keys."""
         with contextlib.suppress(BrokenPipeError):  # the empty answer below tells
-            self.process.stdin.write(f"go {steps}\n")
+            self.process.stdin.write(f"{request}\n")
             self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
             sys.exit(f"{self.name} ended without an answer (its own words stand above)")
         reply = json.loads(line)
-        if missing := self.keys - reply.keys():
+        if missing := keys - reply.keys():
             sys.exit(f"{self.name} left {', '.join(sorted(missing))} out of its answer: {line}")
         return reply
 

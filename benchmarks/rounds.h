@@ -80,7 +80,8 @@ inline void serve(const std::map<std::string, Round>& rounds,
   }
 }
 
-/// A measuring program's main(): returns its exit code.
+/// A measuring program's main(): returns its exit code. An error without words has been said by
+/// another rank.
 inline int run(CLI::App& app, int argc, char** argv, const std::function<void()>& body) {
   keep_freed_memory();  // as launch/main.cpp does
   try {
@@ -90,7 +91,7 @@ inline int run(CLI::App& app, int argc, char** argv, const std::function<void()>
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::usage);
   } catch (const Error& error) {
-    std::cerr << "error: " << error.what() << "\n";
+    if (*error.what() != '\0') std::cerr << "error: " << error.what() << "\n";
     return static_cast<int>(error.code());
   }
 }

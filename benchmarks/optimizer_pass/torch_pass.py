@@ -13,12 +13,15 @@ for warming up.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
+from pathlib import Path
 
 import torch
 from diffusers.training_utils import EMAModel
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from rounds import serve  # noqa: E402
 
 
 class State:
@@ -57,22 +60,19 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     state = State(arguments.elements, arguments.tensors)
-    for line in sys.stdin:
-        word, _, steps = line.strip().partition(" ")
-        if word != "go" or not steps.isdecimal() or int(steps) == 0:
-            print(f'"{line.strip()}" is not a round (say "go N" with N >= 1)', file=sys.stderr)
-            return 2
+
+    def go(steps: int) -> dict[str, float]:
         wall, cpu = time.perf_counter(), time.process_time()
-        for _ in range(int(steps)):
+        for _ in range(steps):
             state.step()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        reply = {
-            "ms_per_step": 1e3 * wall / int(steps),
-            "cpu_ms_per_step": 1e3 * cpu / int(steps),
+        return {
+            "ms_per_step": 1e3 * wall / steps,
+            "cpu_ms_per_step": 1e3 * cpu / steps,
             "elements": sum(master.numel() for master in state.masters),
         }
-        print(json.dumps(reply), flush=True)
-    return 0
+
+    return serve({"go": go})
 
 
 if __name__ == "__main__":

@@ -27,19 +27,29 @@ import torch
 from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
 from diffusers.training_utils import EMAModel
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from rounds import serve  # noqa: E402
+
 POOL = 64  # pairs in memory, visited in turn
 
 
 class Trainer:
     """The model, its optimizer and the pool of random pairs."""
 
-    def __init__(self, workload: dict[str, Any], arguments: argparse.Namespace) -> None:
-        self.batch, self.micro_batch = arguments.batch, arguments.micro_batch
+    def __init__(
+        self,
+        workload: dict[str, Any],
+        batch: int,
+        micro_batch: int,
+        compiles: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        self.batch, self.micro_batch = batch, micro_batch
         self.noise_scale = workload["noise_scale"]
         self.max_grad_norm = workload["max_grad_norm"]
 
         model = SanaTransformer2DModel.from_config(workload["model"]).train()
-        if arguments.channels_last:
+        if channels_last:
             model = model.to(memory_format=torch.channels_last)
         self.parameters = list(model.parameters())
         self.optimizer = torch.optim.AdamW(
@@ -51,7 +61,7 @@ class Trainer:
             fused=True,
         )
         self.ema = EMAModel(self.parameters, decay=workload["ema_decay"], foreach=True)
-        self.model = torch.compile(model) if arguments.compile else model
+        self.model = torch.compile(model) if compiles else model
 
         config = workload["model"]
         shape = (POOL, config["in_channels"], workload["latent_height"], workload["latent_width"])
@@ -82,19 +92,27 @@ class Trainer:
         wanted = rho.sqrt() * (r.sqrt() * difference + s * (1 - r).sqrt() * noise) / scale
         return (weight * velocity - wanted).square().mean(dim=(1, 2, 3))
 
-    def step(self) -> float:
-        """One optimizer step over the batch; returns its mean loss."""
-        total = 0.0
-        for _ in range(self.batch // self.micro_batch):
-            pairs = torch.arange(self.next_pair, self.next_pair + self.micro_batch) % POOL
-            self.next_pair = (self.next_pair + self.micro_batch) % POOL
-            loss = self.loss(pairs).sum() / self.batch
-            loss.backward()
-            total += loss.item()
+    def forward(self) -> torch.Tensor:
+        """The loss of the next micro batch, as a part of the batch's mean."""
+        pairs = torch.arange(self.next_pair, self.next_pair + self.micro_batch) % POOL
+        self.next_pair = (self.next_pair + self.micro_batch) % POOL
+        return self.loss(pairs).sum() / self.batch
+
+    def update(self) -> None:
+        """From gradients to new weights and averages."""
         torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.step(self.parameters)
+
+    def step(self) -> float:
+        """One optimizer step over the batch; returns its mean loss."""
+        total = 0.0
+        for _ in range(self.batch // self.micro_batch):
+            loss = self.forward()
+            loss.backward()
+            total += loss.item()
+        self.update()
         return total
 
     def round(self, steps: int) -> dict[str, float | int]:
@@ -135,14 +153,14 @@ def main() -> int:
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    trainer = Trainer(json.loads(arguments.workload.read_text()), arguments)
-    for line in sys.stdin:
-        word, _, steps = line.strip().partition(" ")
-        if word != "go" or not steps.isdecimal() or int(steps) == 0:
-            print(f'"{line.strip()}" is not a round (say "go N" with N >= 1)', file=sys.stderr)
-            return 2
-        print(json.dumps(trainer.round(int(steps))), flush=True)
-    return 0
+    trainer = Trainer(
+        json.loads(arguments.workload.read_text()),
+        arguments.batch,
+        arguments.micro_batch,
+        arguments.compile,
+        arguments.channels_last,
+    )
+    return serve({"go": trainer.round})
 
 
 if __name__ == "__main__":
