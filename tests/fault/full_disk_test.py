@@ -7,7 +7,6 @@ said, and training goes on. Two failed saves in a row, or a failed last one, end
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -69,8 +68,8 @@ class FullDisk(unittest.TestCase):
     @classmethod
     def train(cls, run_dir: Path, *sets: str):
         values = (f"data.path={cls.data}", "log.tensorboard=false", *sets)
-        settings = [a for s in values for a in ("--set", s)]
-        return trestle.run(PROGRAM, "train", trestle.TINY, "--run-dir", run_dir, *settings, ranks=2)
+        return trestle.run(PROGRAM, "train", trestle.TINY, "--run-dir", run_dir,
+                           *trestle.settings(*values), ranks=2)
 
     def whole(self) -> list[str]:
         """The checkpoints that are there; each must verify, and nothing else may be left."""
@@ -134,8 +133,5 @@ class FullDisk(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trestle", type=Path, required=True, help="the program")
-    options, rest = parser.parse_known_args()
-    PROGRAM = options.trestle.resolve()
-    unittest.main(argv=[sys.argv[0], *rest], verbosity=2)
+    PROGRAM = trestle.take_program(__doc__)
+    unittest.main(verbosity=2)

@@ -8,7 +8,6 @@ resumed run equals one that was never stopped, bit by bit.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import signal
@@ -40,61 +39,17 @@ run_ranks 2 "$@"
 WITNESS = 'trap "" INT TERM USR2 CONT; "$@"; echo $? >"$ENDED/$OMPI_COMM_WORLD_RANK"'
 
 
-def wait_until(condition, what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds} s for {what}")
-        time.sleep(0.01)
+class Run(trestle.Training):
+    """Saves nothing before it is over or told to stop."""
 
-
-class Run:
-    """A training run in the background."""
-
-    def __init__(self, run_dir: Path, data: Path, *sets: str, launcher: tuple[str, ...] = (),
-                 options: tuple[str, ...] = (), environment: dict[str, str] | None = None):
-        self.run_dir = run_dir
-        values = (f"data.path={data}", f"train.steps={STEPS}", "checkpoint.every=0", *sets)
-        settings = [a for s in values for a in ("--set", s)]
-        command = [*launcher, str(PROGRAM), "train", str(trestle.TINY), "--run-dir", str(run_dir),
-                   *settings, *options]
-        variables = {**os.environ, **trestle.MPI_ENVIRONMENT, **(environment or {})}
-        run_dir.mkdir(parents=True, exist_ok=True)
-        self.output = run_dir / "output.txt"
-        with self.output.open("w") as output:
-            self.process = subprocess.Popen(command, env=variables, stdout=output,
-                                            stderr=subprocess.STDOUT, start_new_session=True)
-
-    def steps(self) -> int:
-        metrics = self.run_dir / "metrics.jsonl"
-        return len(metrics.read_text().splitlines()) if metrics.exists() else 0
-
-    def wait_for_steps(self, steps: int) -> None:
-        wait_until(lambda: self.steps() >= steps or self.process.poll() is not None,
-                   f"step {steps}")
-        if self.process.poll() is not None:
-            raise AssertionError(f"ended with {self.process.returncode}\n{self.said()}")
-
-    def ranks(self) -> list[psutil.Process]:
-        """The trestle processes, by rank."""
-        found = [p for p in psutil.Process(self.process.pid).children(recursive=True)
-                 if p.name() == "trestle"]
-        return sorted(found, key=lambda p: int(p.environ()["OMPI_COMM_WORLD_RANK"]))
+    def __init__(self, run_dir: Path, data: Path, *sets: str, **kwargs):
+        super().__init__(PROGRAM, run_dir, f"data.path={data}", f"train.steps={STEPS}",
+                         "checkpoint.every=0", *sets, **kwargs)
 
     def mpirun(self) -> psutil.Process:
         family = [psutil.Process(self.process.pid)]
         family += family[0].children(recursive=True)
         return next(p for p in family if p.name() in ("mpirun", "orterun"))
-
-    def said(self) -> str:
-        return self.output.read_text()
-
-    def end(self, seconds: float = 60) -> int:
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            raise AssertionError(f"still running after {seconds} s\n{self.said()}") from None
 
 
 MPIRUN = ("mpirun", "-n", "2", "--bind-to", "none")
@@ -244,8 +199,5 @@ class Signals(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trestle", type=Path, required=True, help="the program")
-    options, rest = parser.parse_known_args()
-    PROGRAM = options.trestle.resolve()
-    unittest.main(argv=[sys.argv[0], *rest], verbosity=2)
+    PROGRAM = trestle.take_program(__doc__)
+    unittest.main(verbosity=2)

@@ -10,13 +10,11 @@ the last line of its log.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,64 +34,20 @@ PEER = 7
 MPIRUN = ("mpirun", "-n", str(RANKS), "--bind-to", "none")
 
 
-def wait_until(condition, what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds} s for {what}")
-        time.sleep(0.005)
-
-
-class Run:
-    """A training run in the background, with faults."""
+class Run(trestle.Training):
+    """On several ranks, with faults."""
 
     def __init__(self, run_dir: Path, data: Path, *sets: str, inject: tuple[str, ...] = (),
                  steps: int = STEPS, launcher: tuple[str, ...] = MPIRUN):
-        self.run_dir = run_dir
-        values = (f"data.path={data}", f"train.steps={steps}", "checkpoint.every=4",
-                  f"dist.step_timeout_s={STEP_TIMEOUT_S}", *sets)
-        command = [*launcher, str(PROGRAM), "train", str(trestle.TINY), "--run-dir", str(run_dir)]
-        for value in values:
-            command += ["--set", value]
-        for fault in inject:
-            command += ["--inject", fault]
-        run_dir.mkdir(parents=True, exist_ok=True)
-        self.output = run_dir / "output.txt"
-        with self.output.open("w") as output:
-            self.process = subprocess.Popen(
-                command, env={**os.environ, **trestle.MPI_ENVIRONMENT}, stdout=output,
-                stderr=subprocess.STDOUT, start_new_session=True)
-
-    def steps(self) -> int:
-        metrics = self.run_dir / "metrics.jsonl"
-        return len(metrics.read_text().splitlines()) if metrics.exists() else 0
-
-    def wait_for_steps(self, steps: int) -> None:
-        wait_until(lambda: self.steps() >= steps or self.process.poll() is not None,
-                   f"step {steps}")
-        if self.process.poll() is not None and self.steps() < steps:
-            raise AssertionError(f"ended with {self.process.returncode}\n{self.said()}")
-
-    def ranks(self) -> list[psutil.Process]:
-        """The trestle processes, by rank."""
-        found = [p for p in psutil.Process(self.process.pid).children(recursive=True)
-                 if p.name() == "trestle"]
-        return sorted(found, key=lambda p: int(p.environ()["OMPI_COMM_WORLD_RANK"]))
-
-    def said(self) -> str:
-        return self.output.read_text()
+        super().__init__(PROGRAM, run_dir, f"data.path={data}", f"train.steps={steps}",
+                         "checkpoint.every=4", f"dist.step_timeout_s={STEP_TIMEOUT_S}", *sets,
+                         launcher=launcher,
+                         options=tuple(a for fault in inject for a in ("--inject", fault)))
 
     def last_line(self, rank: int) -> str:
         """Of its log, without the time."""
         lines = (self.run_dir / "logs" / f"rank-{rank:05}.log").read_text().splitlines()
         return lines[-1].split(" ", 2)[2]
-
-    def end(self, seconds: float = 60) -> int:
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            raise AssertionError(f"still running after {seconds} s\n{self.said()}") from None
 
     def verdict(self) -> dict:
         return json.loads((self.run_dir / "verdict.json").read_text())
@@ -134,8 +88,10 @@ class Verdicts(unittest.TestCase):
         return verdict
 
     def expect_nobody_left(self, processes: list[psutil.Process]) -> None:
-        wait_until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE
-                                   for p in processes), "the processes to end", 10)
+        def is_alive(process: psutil.Process) -> bool:
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+        trestle.wait_until(lambda: not any(map(is_alive, processes)), "the processes to end", 10)
 
     def expect_resumable(self, run: Run) -> None:
         """The same command, without the fault, goes on from the last checkpoint."""
@@ -186,7 +142,7 @@ class Verdicts(unittest.TestCase):
                 ranks = run.ranks()
                 started = time.monotonic()
                 ranks[victim].kill()
-                wait_until((run.run_dir / "verdict.json").exists, "the verdict", 10)
+                trestle.wait_until((run.run_dir / "verdict.json").exists, "the verdict", 10)
                 took = time.monotonic() - started
                 self.assertLess(took, 1)
                 self.assertEqual(run.end(10), 128 + signal.SIGKILL, run.said())
@@ -273,7 +229,8 @@ class Verdicts(unittest.TestCase):
         family = psutil.Process(run.process.pid)
         family.send_signal(signal.SIGUSR1)  # mpirun passes it on
         for rank in range(RANKS):
-            wait_until((run.run_dir / "logs" / f"flight-{rank:05}.jsonl").exists, "a ring", 10)
+            ring = run.run_dir / "logs" / f"flight-{rank:05}.jsonl"
+            trestle.wait_until(ring.exists, "a ring", 10)
             entries = run.flight(rank)
             self.assertTrue(any(e["finished_s"] is not None for e in entries))
         run.wait_for_steps(run.steps() + 3)  # and it goes on
@@ -299,8 +256,5 @@ class Verdicts(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trestle", type=Path, required=True, help="the program")
-    options, rest = parser.parse_known_args()
-    PROGRAM = options.trestle.resolve()
-    unittest.main(argv=[sys.argv[0], *rest], verbosity=2)
+    PROGRAM = trestle.take_program(__doc__)
+    unittest.main(verbosity=2)

@@ -6,10 +6,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import sys
 import tempfile
 import unittest
 from pathlib import Path
@@ -60,7 +58,7 @@ class BadData(unittest.TestCase):
 
     def settings(self, sets: tuple[str, ...]) -> list[str]:
         values = (f"data.path={self.data}", "train.steps=4", *sets)
-        return [argument for value in values for argument in ("--set", value)]
+        return trestle.settings(*values)
 
     def train(self, *sets: str, ranks: int = 0, run: str = "run"):
         return trestle.run(PROGRAM, "train", trestle.TINY, "--run-dir", self.folder / run,
@@ -183,8 +181,5 @@ class BadData(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True, help="the built program")
-    known, rest = parser.parse_known_args()
-    PROGRAM = known.trestle.resolve()
-    unittest.main(argv=[sys.argv[0], *rest], verbosity=2)
+    PROGRAM = trestle.take_program(__doc__)
+    unittest.main(verbosity=2)

@@ -7,7 +7,6 @@ refused.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -90,8 +89,5 @@ class BenchComm(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True, help="the built program")
-    options, rest = parser.parse_known_args()
-    PROGRAM = options.trestle.resolve()
-    unittest.main(argv=[sys.argv[0], *rest], verbosity=2)
+    PROGRAM = trestle.take_program(__doc__)
+    unittest.main(verbosity=2)

@@ -25,7 +25,7 @@ def train(program: Path, data: Path, run_dir: Path, ranks: int, sets: list[str])
     values = [f"data.path={data}", "train.steps=4", f"model.num_layers={BLOCKS}",
               "model.dropout=0.2", "sample.pictures=1", *sets]
     trestle.checked(trestle.run(program, "train", trestle.TINY, "--run-dir", run_dir,
-                                *[a for v in values for a in ("--set", v)], ranks=ranks))
+                                *trestle.settings(*values), ranks=ranks))
     return {"losses": trestle.losses(run_dir), **trestle.last_checkpoint(run_dir).tensors("")}
 
 

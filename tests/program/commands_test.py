@@ -6,10 +6,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import sys
 import tempfile
 import unittest
 from pathlib import Path
@@ -43,9 +41,8 @@ class Commands(unittest.TestCase):
     @classmethod
     def train(cls, *sets: str, ranks: int = 0, run_dir: Path | None = None, **kwargs):
         values = (f"data.path={cls.data}", "train.steps=6", "checkpoint.every=3", *sets)
-        settings = [a for s in values for a in ("--set", s)]
         return trestle.run(PROGRAM, "train", trestle.TINY, "--run-dir", run_dir or cls.run_dir,
-                           *settings, ranks=ranks, **kwargs)
+                           *trestle.settings(*values), ranks=ranks, **kwargs)
 
     def refused(self, result, code: int, *words: str) -> None:
         self.assertEqual(result.returncode, code, result.stderr)
@@ -175,8 +172,5 @@ class Commands(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True, help="the built program")
-    known, rest = parser.parse_known_args()
-    PROGRAM = known.trestle.resolve()
-    unittest.main(argv=[sys.argv[0], *rest], verbosity=2)
+    PROGRAM = trestle.take_program(__doc__)
+    unittest.main(verbosity=2)

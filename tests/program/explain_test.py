@@ -7,9 +7,7 @@ of docs/ is what it would print today.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import tempfile
 import unittest
 from pathlib import Path
@@ -127,8 +125,5 @@ class Explain(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True, help="the built program")
-    known, rest = parser.parse_known_args()
-    PROGRAM = known.trestle.resolve()
-    unittest.main(argv=[sys.argv[0], *rest], verbosity=2)
+    PROGRAM = trestle.take_program(__doc__)
+    unittest.main(verbosity=2)

@@ -86,7 +86,7 @@ class Runner:
         """Exit code, fingerprint, and what was printed."""
         folder = self.scratch / label
         folder.mkdir()
-        arguments = [a for s in [f"data.path={self.data}", *BASE, *sets] for a in ("--set", s)]
+        arguments = trestle.settings(f"data.path={self.data}", *BASE, *sets)
         result = trestle.run(self.program, "train", trestle.TINY, *arguments, cwd=folder)
         digest = hashlib.sha256()
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -135,7 +135,7 @@ def main() -> int:
         runner = Runner(program, Path(name))
         explained = trestle.checked(trestle.run(
             program, "explain", trestle.TINY, "--json", "--set", f"data.path={runner.data}",
-            *[a for s in BASE for a in ("--set", s)]))
+            *trestle.settings(*BASE)))
         options = {o["key"]: o for o in json.loads(explained.stdout)}
 
         unknown = SPECIAL.keys() - options.keys()

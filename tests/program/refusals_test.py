@@ -7,11 +7,9 @@ nothing is lost. (Data: bad_data_test.py. Recipes: commands_test.py, tests/confi
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
-import sys
 import tempfile
 import unittest
 from pathlib import Path
@@ -37,7 +35,7 @@ class Refusals(unittest.TestCase):
     def command(cls, run_dir: Path, *sets: str) -> list[object]:
         values = (f"data.path={cls.data}", "train.steps=4", *sets)
         return ["train", trestle.TINY, "--run-dir", run_dir,
-                *[a for s in values for a in ("--set", s)]]
+                *trestle.settings(*values)]
 
     def refused(self, code: int, *words: str, run_dir: Path, sets: tuple[str, ...] = (),
                 options: tuple[str, ...] = ()) -> str:
@@ -134,8 +132,5 @@ class Refusals(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True, help="the program")
-    options, rest = parser.parse_known_args()
-    PROGRAM = options.trestle.resolve()
-    unittest.main(argv=[sys.argv[0], *rest], verbosity=2)
+    PROGRAM = trestle.take_program(__doc__)
+    unittest.main(verbosity=2)

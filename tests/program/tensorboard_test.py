@@ -126,9 +126,8 @@ class Writer(Scratch):
 
 class Run(Scratch):
     def train(self, *sets: str) -> None:
-        settings = [a for s in (f"data.path={self.data}", "train.global_batch=4",
-                                "sample.every=2", "checkpoint.every=3", *sets)
-                    for a in ("--set", s)]
+        settings = trestle.settings(f"data.path={self.data}", "train.global_batch=4",
+                                    "sample.every=2", "checkpoint.every=3", *sets)
         trestle.checked(trestle.run(PROGRAM, "train", trestle.TINY, "--run-dir", self.run_dir,
                                     *settings))
 

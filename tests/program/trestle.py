@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
+import psutil
 
 TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
@@ -19,6 +24,19 @@ TINY = TESTS / "recipes" / "tiny.toml"
 # One thread a rank, and more ranks than cores; as root, too.
 MPI_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1",
                    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
+
+
+def take_program(documentation: str) -> Path:
+    """The program that --trestle names. What else the command line says is left to unittest."""
+    parser = argparse.ArgumentParser(description=documentation.splitlines()[0])
+    parser.add_argument("--trestle", type=Path, required=True, help="the built program")
+    known, sys.argv[1:] = parser.parse_known_args()
+    return known.trestle.resolve()
+
+
+def settings(*values: str) -> list[str]:
+    """Recipe values as arguments of the program."""
+    return [argument for value in values for argument in ("--set", value)]
 
 
 def make_data(folder: Path, size: int = 16, crops: int = 24, heldout: int = 8) -> Path:
@@ -55,6 +73,58 @@ def checked(result: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
         said = result.stdout + result.stderr
         raise AssertionError(f"{result.args} exited {result.returncode}\n{said}")
     return result
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds} s for {what}")
+        time.sleep(0.005)
+
+
+class Training:
+    """A training run of the tiny recipe in the background."""
+
+    def __init__(self, program: Path, run_dir: Path, *sets: str, launcher: tuple[str, ...] = (),
+                 options: tuple[str, ...] = (), environment: dict[str, str] | None = None):
+        self.run_dir = run_dir
+        command = [*launcher, str(program), "train", str(TINY), "--run-dir", str(run_dir),
+                   *settings(*sets), *options]
+        variables = {**os.environ, **MPI_ENVIRONMENT, **(environment or {})}
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self.output = run_dir / "output.txt"
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(command, env=variables, stdout=output,
+                                            stderr=subprocess.STDOUT, start_new_session=True)
+
+    def steps(self) -> int:
+        """How many are done, which is how many lines metrics.jsonl has."""
+        metrics = self.run_dir / "metrics.jsonl"
+        return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+    def wait_for_steps(self, steps: int) -> None:
+        wait_until(lambda: self.steps() >= steps or self.process.poll() is not None,
+                   f"step {steps}")
+        if self.process.poll() is not None and self.steps() < steps:
+            raise AssertionError(f"ended with {self.process.returncode}\n{self.said()}")
+
+    def ranks(self) -> list[psutil.Process]:
+        """The trestle processes, by rank."""
+        found = [p for p in psutil.Process(self.process.pid).children(recursive=True)
+                 if p.name() == "trestle"]
+        return sorted(found, key=lambda p: int(p.environ()["OMPI_COMM_WORLD_RANK"]))
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def end(self, seconds: float = 60) -> int:
+        """Waits for the exit code; a run that does not end in time is killed."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise AssertionError(f"still running after {seconds} s\n{self.said()}") from None
 
 
 class Checkpoint:
