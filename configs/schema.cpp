@@ -74,7 +74,6 @@ void Schema::add(const std::string& name, const std::function<void(Fields&)>& de
   if (!has_section(name)) sections_.push_back(name);
   for (DescribedOption& option : collector.options) {
     TRESTLE_ASSERT(!find(name, option.key), "{} is described once", option.name());
-    TRESTLE_ASSERT(inherits.empty() || !option.needs, "{} needs nothing", option.name());
     option.inherits = inherits;
     if (!inherits.empty()) option.default_text = fmt::format("as {}.{}", inherits, option.key);
     // Behind the section's last option, so that a shared section stays in one piece.

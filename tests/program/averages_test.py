@@ -7,9 +7,7 @@ and pictures are made with the one that is named.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import sys
 import tempfile
 import unittest
 from pathlib import Path
@@ -35,16 +33,12 @@ class Averages(unittest.TestCase):
         cls.train("whole", "train.steps=6")
 
     @classmethod
-    def arguments(cls, *sets: str) -> list[str]:
-        values = [f"data.path={cls.data}", "train.micro_batch=6", "checkpoint.every=3", *AVERAGES,
-                  *sets]
-        return [a for v in values for a in ("--set", v)]
-
-    @classmethod
     def train(cls, name: str, *sets: str) -> trestle.Checkpoint:
         run_dir = cls.scratch / name
         trestle.checked(trestle.run(PROGRAM, "train", trestle.TINY, "--run-dir", run_dir,
-                                    *cls.arguments(*sets), ranks=2))
+                                    *trestle.settings(f"data.path={cls.data}",
+                                                      "train.micro_batch=6", "checkpoint.every=3",
+                                                      *AVERAGES, *sets), ranks=2))
         return trestle.last_checkpoint(run_dir)
 
     def picture(self, weights: str) -> str:
@@ -87,16 +81,12 @@ class Averages(unittest.TestCase):
                 (["ema.more=[]", "sample.weights=ema.slow"], 'sample.weights = "ema.slow"'),
                 (["ema.enabled=false", 'ema.more=["slow"]'], "ema.more")):
             with self.subTest(sets=sets):
-                values = [f"data.path={self.data}", *sets]
                 result = trestle.run(PROGRAM, "validate", trestle.TINY,
-                                     *[a for v in values for a in ("--set", v)])
+                                     *trestle.settings(f"data.path={self.data}", *sets))
                 self.assertEqual(result.returncode, 2, result.stderr)
                 self.assertIn(message, result.stderr)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trestle", type=Path, required=True, help="the program")
-    options, rest = parser.parse_known_args()
-    PROGRAM = options.trestle.resolve()
-    unittest.main(argv=[sys.argv[0], *rest], verbosity=2)
+    PROGRAM = trestle.take_program(__doc__)
+    unittest.main(verbosity=2)
