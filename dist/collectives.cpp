@@ -2,7 +2,6 @@
 
 #include "base/log.h"
 #include "dist/operations.h"
-#include "dist/two_level.h"
 
 #include <ATen/ATen.h>
 
@@ -53,7 +52,7 @@ struct PendingState : Work::State {
 Work work(Pending pending) { return Work(std::make_unique<PendingState>(std::move(pending))); }
 
 /// A call that keeps its tensors until it has ended.
-Call call(std::string_view kind, std::string_view name, std::vector<at::Tensor> tensors) {
+Call keeping(std::string_view kind, std::string_view name, std::vector<at::Tensor> tensors) {
   return {.kind = kind,
           .name = name,
           .keep = std::make_shared<const std::vector<at::Tensor>>(std::move(tensors))};
@@ -109,14 +108,9 @@ class HostCollectives : public Collectives {
 
   Work all_reduce(at::Tensor& flat, ReduceOp op, std::string_view name) override {
     require_host("all_reduce", flat);
-    const Arithmetic arithmetic =
-        arithmetic_of("all_reduce", flat.scalar_type(), flat.scalar_type());
-    const Call started = call("all_reduce", name, {flat});
-    if (levels_) {
-      return work(
-          two_level::all_reduce(channel(), levels_, started, arithmetic, bytes_of(flat), op));
-    }
-    return work(dist::all_reduce(channel(), started, arithmetic, bytes_of(flat), op));
+    const at::ScalarType dtype = flat.scalar_type();
+    return work(dist::all_reduce(channel(), call("all_reduce", name, {flat}),
+                                 arithmetic_of("all_reduce", dtype, dtype), bytes_of(flat), op));
   }
 
   Work reduce_scatter(const at::Tensor& in, at::Tensor& out, ReduceOp op,
@@ -127,14 +121,9 @@ class HostCollectives : public Collectives {
     require_ratio("reduce_scatter", in, out, widens);
     const auto whole = bytes_of(in), part = bytes_of(out);
     require_own_or_apart("reduce_scatter", part, whole, own_slice(whole));
-    const Arithmetic arithmetic =
-        arithmetic_of("reduce_scatter", in.scalar_type(), out.scalar_type());
-    const Call started = call("reduce_scatter", name, {in, out});
-    if (levels_) {
-      return work(
-          two_level::reduce_scatter(channel(), levels_, started, arithmetic, whole, part, op));
-    }
-    return work(dist::reduce_scatter(channel(), started, arithmetic, whole, part, op));
+    return work(dist::reduce_scatter(
+        channel(), call("reduce_scatter", name, {in, out}),
+        arithmetic_of("reduce_scatter", in.scalar_type(), out.scalar_type()), whole, part, op));
   }
 
   Work all_gather(const at::Tensor& in, at::Tensor& out, std::string_view name) override {
@@ -143,9 +132,7 @@ class HostCollectives : public Collectives {
     require_ratio("all_gather", out, in, false);
     const auto whole = bytes_of(out), part = bytes_of(in);
     require_own_or_apart("all_gather", part, whole, own_slice(whole));
-    const Call started = call("all_gather", name, {in, out});
-    if (levels_) return work(two_level::all_gather(channel(), levels_, started, part, whole));
-    return work(dist::all_gather(channel(), started, part, whole));
+    return work(dist::all_gather(channel(), call("all_gather", name, {in, out}), part, whole));
   }
 
   Work broadcast(at::Tensor& tensor, int root, std::string_view name) override {
@@ -167,6 +154,14 @@ class HostCollectives : public Collectives {
   }
 
  private:
+  Call call(std::string_view kind, std::string_view name, std::vector<at::Tensor> tensors) const {
+    Call made = keeping(kind, name, std::move(tensors));
+    made.two_level = levels_;
+    return made;
+  }
+
+  std::shared_ptr<const Topology> levels_;  // null: one level
+
   int rank() const { return communicator().rank(); }
   int size() const { return communicator().size(); }
   Channel& channel() const { return communicator().channel(); }
@@ -188,8 +183,6 @@ class HostCollectives : public Collectives {
     TRESTLE_ASSERT(peer >= 0 && peer < size() && peer != rank(), "rank {} of {}: {} with rank {}",
                    rank(), size(), operation, peer);
   }
-
-  two_level::SharedTopology levels_;  // null: one
 };
 
 }  // namespace

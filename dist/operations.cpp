@@ -4,6 +4,7 @@
 #include "dist/reduce.h"
 #include "dist/slices.h"
 #include "dist/staged.h"
+#include "dist/two_level.h"
 
 #include <algorithm>
 #include <cstring>
@@ -266,6 +267,7 @@ void require_parts(const Channel& channel, size_t part, size_t whole) {
 
 Pending all_reduce(Channel& channel, const Call& call, Arithmetic arithmetic,
                    std::span<std::byte> data, ReduceOp op) {
+  if (call.two_level) return two_level::all_reduce(channel, call, arithmetic, data, op);
   return with_types(arithmetic, [&]<class In, class T>() -> Pending {
     TRESTLE_ASSERT((std::is_same_v<In, T>), "all_reduce in place keeps its type");
     auto slices = Slices::balanced(static_cast<int64_t>(data.size() / sizeof(T)), channel.size());
@@ -277,6 +279,7 @@ Pending all_reduce(Channel& channel, const Call& call, Arithmetic arithmetic,
 
 Pending reduce_scatter(Channel& channel, const Call& call, Arithmetic arithmetic,
                        std::span<const std::byte> in, std::span<std::byte> out, ReduceOp op) {
+  if (call.two_level) return two_level::reduce_scatter(channel, call, arithmetic, in, out, op);
   return with_types(arithmetic, [&]<class In, class T>() -> Pending {
     require_parts(channel, out.size() / sizeof(T) * sizeof(In), in.size());
     auto slices = Slices::even(static_cast<int64_t>(out.size() / sizeof(T)), channel.size());
@@ -286,6 +289,7 @@ Pending reduce_scatter(Channel& channel, const Call& call, Arithmetic arithmetic
 
 Pending all_gather(Channel& channel, const Call& call, std::span<const std::byte> mine,
                    std::span<std::byte> all) {
+  if (call.two_level) return two_level::all_gather(channel, call, mine, all);
   require_parts(channel, mine.size(), all.size());
   return issue<AllGather>(channel, call, mine, all);
 }

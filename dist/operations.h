@@ -10,6 +10,7 @@
 #include "dist/channel.h"
 #include "dist/communicator.h"
 #include "dist/reduce.h"
+#include "dist/topology.h"
 
 #include <cstddef>
 #include <memory>
@@ -20,11 +21,14 @@
 
 namespace trestle::dist {
 
-/// How a call appears to observers, and what it keeps alive.
+/// How a call appears to observers, what it keeps alive, and the way it goes.
 struct Call {
   std::string_view kind;
   std::string_view name = {};
   std::shared_ptr<const void> keep = nullptr;
+  /// Of the channel's ranks: all_reduce, reduce_scatter and all_gather go by hosts then, as
+  /// dist/two_level.h says. Null: in one level, sums in rank order.
+  std::shared_ptr<const Topology> two_level = nullptr;
 };
 
 using Pending = std::shared_ptr<Operation>;

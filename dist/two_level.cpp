@@ -14,7 +14,7 @@ namespace {
 
 /// Where this rank is.
 struct Place {
-  Place(SharedTopology shared, const Channel& channel)
+  Place(std::shared_ptr<const Topology> shared, const Channel& channel)
       : topology(std::move(shared)),
         rank(channel.rank()),
         host(topology->host_of(rank)),
@@ -35,7 +35,7 @@ struct Place {
   void for_each_mate(auto&& f) const { for_each_other(locals, local, f); }
   void for_each_host(auto&& f) const { for_each_other(hosts, host, f); }
 
-  SharedTopology topology;
+  std::shared_ptr<const Topology> topology;
   int rank, host, local, hosts, locals;
 
  private:
@@ -96,10 +96,10 @@ class Gathering {
 
 class AllGather : public Staged {
  public:
-  AllGather(Channel& channel, SharedTopology topology, const Call& call,
-            std::span<const std::byte> mine, std::span<std::byte> all)
+  AllGather(Channel& channel, const Call& call, std::span<const std::byte> mine,
+            std::span<std::byte> all)
       : Staged(channel, call, static_cast<int64_t>(all.size())),
-        place_(std::move(topology), channel),
+        place_(call.two_level, channel),
         mine_(mine),
         own_(all.data() + place_.rank * mine.size()),
         gathering_(place_, all.data(),
@@ -127,10 +127,10 @@ class AllGather : public Staged {
 template <class In, class T>
 class Reduce : public Staged {
  public:
-  Reduce(Channel& channel, SharedTopology topology, const Call& call, std::span<const std::byte> in,
-         Slices slices, std::byte* out, ReduceOp op, std::byte* gathered)
+  Reduce(Channel& channel, const Call& call, std::span<const std::byte> in, Slices slices,
+         std::byte* out, ReduceOp op, std::byte* gathered)
       : Staged(channel, call, static_cast<int64_t>(in.size())),
-        place_(std::move(topology), channel),
+        place_(call.two_level, channel),
         in_(reinterpret_cast<const In*>(in.data())),
         slices_(std::move(slices)),
         out_(reinterpret_cast<T*>(out)),
@@ -248,34 +248,31 @@ class Reduce : public Staged {
 
 }  // namespace
 
-Pending all_reduce(Channel& channel, SharedTopology topology, const Call& call,
-                   Arithmetic arithmetic, std::span<std::byte> data, ReduceOp op) {
+Pending all_reduce(Channel& channel, const Call& call, Arithmetic arithmetic,
+                   std::span<std::byte> data, ReduceOp op) {
   return with_types(arithmetic, [&]<class In, class T>() -> Pending {
     TRESTLE_ASSERT((std::is_same_v<In, T>), "all_reduce in place keeps its type");
     auto slices = Slices::balanced(static_cast<int64_t>(data.size() / sizeof(T)), channel.size());
     std::byte* own = data.data() + slices.begins[channel.rank()] * sizeof(T);
-    return issue<Reduce<In, T>>(channel, std::move(topology), call, data, std::move(slices), own,
-                                op, data.data());
+    return issue<Reduce<In, T>>(channel, call, data, std::move(slices), own, op, data.data());
   });
 }
 
-Pending reduce_scatter(Channel& channel, SharedTopology topology, const Call& call,
-                       Arithmetic arithmetic, std::span<const std::byte> in,
-                       std::span<std::byte> out, ReduceOp op) {
+Pending reduce_scatter(Channel& channel, const Call& call, Arithmetic arithmetic,
+                       std::span<const std::byte> in, std::span<std::byte> out, ReduceOp op) {
   return with_types(arithmetic, [&]<class In, class T>() -> Pending {
     const size_t each = out.size() / sizeof(T);
     TRESTLE_ASSERT(in.size() == each * sizeof(In) * channel.size(),
                    "{} elements for each of {} ranks do not make {} bytes", each, channel.size(),
                    in.size());
     auto slices = Slices::even(static_cast<int64_t>(each), channel.size());
-    return issue<Reduce<In, T>>(channel, std::move(topology), call, in, std::move(slices),
-                                out.data(), op, nullptr);
+    return issue<Reduce<In, T>>(channel, call, in, std::move(slices), out.data(), op, nullptr);
   });
 }
 
-Pending all_gather(Channel& channel, SharedTopology topology, const Call& call,
-                   std::span<const std::byte> mine, std::span<std::byte> all) {
-  return issue<AllGather>(channel, std::move(topology), call, mine, all);
+Pending all_gather(Channel& channel, const Call& call, std::span<const std::byte> mine,
+                   std::span<std::byte> all) {
+  return issue<AllGather>(channel, call, mine, all);
 }
 
 }  // namespace trestle::dist::two_level

@@ -22,25 +22,19 @@
 // own host, too, so that an element's bits do not depend on who holds it; the sum over hosts is
 // float32. (Sums in float32 would cost as many bytes as one level on hosts of 2 ranks.)
 //
-// COLLECTIVE, one call of the channel each. The topology is of the channel's ranks, has two levels
-// (Topology::why_one_level() is empty) and is the same on all of them. THREADS: as dist/channel.h.
+// COLLECTIVE, one call of the channel each. Call::two_level is of the channel's ranks, has two
+// levels (Topology::why_one_level() is empty) and is the same on all of them; the functions of
+// dist/operations.h come here where it is set. THREADS: as dist/channel.h.
 #pragma once
 #include "dist/operations.h"
-#include "dist/topology.h"
 
 namespace trestle::dist::two_level {
 
-using SharedTopology = std::shared_ptr<const Topology>;
-
-/// In place.
-Pending all_reduce(Channel& channel, SharedTopology topology, const Call& call,
-                   Arithmetic arithmetic, std::span<std::byte> data, ReduceOp op);
-/// `out` is this rank's part of the sum of the ranks' `in`; it may be exactly that part of `in`.
-Pending reduce_scatter(Channel& channel, SharedTopology topology, const Call& call,
-                       Arithmetic arithmetic, std::span<const std::byte> in,
-                       std::span<std::byte> out, ReduceOp op);
-/// Everyone's `mine`, all of one size, in rank order. `mine` may be this rank's part of `all`.
-Pending all_gather(Channel& channel, SharedTopology topology, const Call& call,
-                   std::span<const std::byte> mine, std::span<std::byte> all);
+Pending all_reduce(Channel& channel, const Call& call, Arithmetic arithmetic,
+                   std::span<std::byte> data, ReduceOp op);
+Pending reduce_scatter(Channel& channel, const Call& call, Arithmetic arithmetic,
+                       std::span<const std::byte> in, std::span<std::byte> out, ReduceOp op);
+Pending all_gather(Channel& channel, const Call& call, std::span<const std::byte> mine,
+                   std::span<std::byte> all);
 
 }  // namespace trestle::dist::two_level

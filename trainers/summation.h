@@ -1,7 +1,7 @@
 // In which order a run sums its gradients: rank by rank, or by hosts (dist/two_level.h). "Equal
 // bits" always means: of the same ranks and topology.
 //
-//   const Summation summation(options.two_level, dist::Topology(host_names));
+//   const Summation summation(options.two_level, host_names_of_all_ranks);
 //   dist::make_collectives(world, "gradients", {.two_level = summation.two_level()});
 //   const std::string change = summation.change_since(manifest);   // when a run resumes
 //
@@ -13,16 +13,19 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace trestle::trainers {
 
 class Summation {
  public:
-  /// `wish` is dist.two_level: "auto", "true" or "false". Throws Error(environment) where it is
-  /// "true" and this topology has no two levels.
-  Summation(const std::string& wish, dist::Topology topology);
+  /// `wish` is dist.two_level: "auto", "true" or "false"; `hosts` are by rank. Where ranks work in
+  /// branches (equally many neighbours each), sums are those of a branch, and all go in two levels
+  /// or none. Throws Error(environment) where the wish is "true" and there are no two levels.
+  Summation(const std::string& wish, const std::vector<std::string>& hosts, int branches = 1,
+            int branch = 0);
 
-  /// For make_collectives.
+  /// For make_collectives over this branch's ranks.
   std::optional<dist::Topology> two_level() const;
   /// "in two levels, 2 hosts x 4 ranks", "in one level (all 4 ranks are on one host)"
   std::string to_text() const;
@@ -33,13 +36,12 @@ class Summation {
   std::string change_since(const checkpoint::Manifest& manifest) const;
 
  private:
-  dist::Topology topology_;
-  bool two_level_;
-  std::string why_one_level_;
+  dist::Topology all_ranks_, branch_;
+  std::string why_one_level_;  ///< empty: in two
 };
 
-/// Throws Error(usage) where the recipe demands two levels and no placement of so many ranks has
-/// them.
-void require_two_levels_possible(const configs::Recipe& recipe, int world);
+/// Throws Error(usage) where the recipe demands two levels and no placement of so many ranks (of a
+/// branch) has them.
+void require_two_levels_possible(const configs::Recipe& recipe, int ranks);
 
 }  // namespace trestle::trainers

@@ -34,7 +34,7 @@ Summation choose_summation(const dist::Communicator& world, const std::string& w
                            const std::vector<std::string>& hosts_given) {
   const auto hosts =
       hosts_given.empty() ? world.all_gather_bytes(dist::this_process().host) : hosts_given;
-  return world.agreed([&] { return Summation(wish, dist::Topology(hosts)); });
+  return world.agreed([&] { return Summation(wish, hosts); });
 }
 
 }  // namespace

@@ -17,7 +17,7 @@
 
 namespace trestle::dist::two_level_cases {
 
-using two_level::SharedTopology;
+using SharedTopology = std::shared_ptr<const Topology>;
 
 inline SharedTopology hosts(const std::vector<std::string>& names) {
   return std::make_shared<const Topology>(names);
@@ -36,7 +36,9 @@ inline Bfloat16 nearest_bfloat16(float value) {
   const Bfloat16 above{static_cast<std::uint16_t>(below.bits + 1)};
   if (std::isnan(value) || float(below) == value) return below;
   const double down = std::abs(double(value) - double(float(below)));
-  const double up = std::abs(double(float(above)) - double(value));
+  // Beyond the largest one lies what would be the next, and stands for infinity.
+  const double next = std::isinf(float(above)) ? std::ldexp(1, 128) : std::abs(float(above));
+  const double up = next - std::abs(double(value));
   if (down == up) return below.bits % 2 == 0 ? below : above;
   return down < up ? below : above;
 }
@@ -111,7 +113,7 @@ template <class In, class T>
 void reductions_keep_the_order(Channel& channel, const SharedTopology& topology,
                                Arithmetic arithmetic, int64_t count) {
   const int rank = channel.rank(), size = channel.size();
-  const Call call{.kind = "test"};
+  const Call call{.kind = "test", .two_level = topology};
   for (const ReduceOp op : {ReduceOp::sum, ReduceOp::max, ReduceOp::min}) {
     SCOPED_TRACE(fmt::format("{}, {} elements, operation {}", topology->to_text(), count, int(op)));
     const auto expected = reduced_by_hosts<In, T>(*topology, size * count, op);
@@ -119,24 +121,22 @@ void reductions_keep_the_order(Channel& channel, const SharedTopology& topology,
     auto in = contribution<In>(rank, size * count);
     const auto before = in;
     std::vector<T> out(count, T(99));
-    two_level::reduce_scatter(channel, topology, call, arithmetic, std::as_bytes(std::span(in)),
-                              std::as_writable_bytes(std::span(out)), op)
+    reduce_scatter(channel, call, arithmetic, std::as_bytes(std::span(in)),
+                   std::as_writable_bytes(std::span(out)), op)
         ->wait();
     EXPECT_TRUE(same_bits<T>(out, slice));
     EXPECT_TRUE(same_bits<In>(in, before)) << "the input was written";
     if constexpr (std::is_same_v<In, T>) {
       const auto place = std::span(in).subspan(rank * count, count);
-      two_level::reduce_scatter(channel, topology, call, arithmetic, std::as_bytes(std::span(in)),
-                                std::as_writable_bytes(place), op)
+      reduce_scatter(channel, call, arithmetic, std::as_bytes(std::span(in)),
+                     std::as_writable_bytes(place), op)
           ->wait();
       EXPECT_TRUE(same_bits<T>(place, slice)) << "in place";
 
       // Slices of another length, borders elsewhere: the same bits.
       const int64_t odd = std::max<int64_t>(0, size * count - 3);
       auto all = contribution<In>(rank, odd);
-      two_level::all_reduce(channel, topology, call, arithmetic,
-                            std::as_writable_bytes(std::span(all)), op)
-          ->wait();
+      all_reduce(channel, call, arithmetic, std::as_writable_bytes(std::span(all)), op)->wait();
       EXPECT_TRUE(same_bits<T>(all, reduced_by_hosts<In, T>(*topology, odd, op)));
     }
   }
@@ -166,13 +166,13 @@ inline void gathers_everything(Channel& channel, const SharedTopology& topology)
     }();
     const auto mine = of_rank(rank);
     std::vector<std::byte> all(bytes * size);
-    two_level::all_gather(channel, topology, {.kind = "test"}, mine, all)->wait();
+    all_gather(channel, {.kind = "test", .two_level = topology}, mine, all)->wait();
     EXPECT_EQ(all, expected);
 
     std::vector<std::byte> in_place(bytes * size);
     const auto place = std::span(in_place).subspan(rank * bytes, bytes);
     std::ranges::copy(mine, place.begin());
-    two_level::all_gather(channel, topology, {.kind = "test"}, place, in_place)->wait();
+    all_gather(channel, {.kind = "test", .two_level = topology}, place, in_place)->wait();
     EXPECT_EQ(in_place, expected) << "in place";
   }
 }
@@ -195,8 +195,8 @@ inline void large_ones_go_in_many_chunks(Channel& channel, const SharedTopology&
       expected[i] = host == 0 ? of_host : expected[i] + of_host;
     }
   }
-  two_level::all_reduce(channel, topology, {.kind = "test"}, Arithmetic::float32,
-                        std::as_writable_bytes(std::span(values)), ReduceOp::sum)
+  all_reduce(channel, {.kind = "test", .two_level = topology}, Arithmetic::float32,
+             std::as_writable_bytes(std::span(values)), ReduceOp::sum)
       ->wait();
   EXPECT_TRUE(same_bits<float>(values, expected));
 }
@@ -221,15 +221,15 @@ inline void many_at_once(Channel& channel, const SharedTopology& topology) {
         it.out = it.in;
         it.expected = whole;
         it.pending =
-            two_level::all_reduce(channel, topology, {.kind = "sum"}, Arithmetic::float32,
-                                  std::as_writable_bytes(std::span(it.out)), ReduceOp::sum);
+            all_reduce(channel, {.kind = "sum", .two_level = topology}, Arithmetic::float32,
+                       std::as_writable_bytes(std::span(it.out)), ReduceOp::sum);
         break;
       case 1:
         it.out.resize(count);
         it.expected.assign(whole.begin() + rank * count, whole.begin() + (rank + 1) * count);
         it.pending =
-            two_level::reduce_scatter(channel, topology, {.kind = "scatter"}, Arithmetic::float32,
-                                      in, std::as_writable_bytes(std::span(it.out)), ReduceOp::sum);
+            reduce_scatter(channel, {.kind = "scatter", .two_level = topology}, Arithmetic::float32,
+                           in, std::as_writable_bytes(std::span(it.out)), ReduceOp::sum);
         break;
       case 2:
         it.out.resize(it.in.size() * size);
@@ -237,8 +237,8 @@ inline void many_at_once(Channel& channel, const SharedTopology& topology) {
           const auto part = contribution<float>(r, size * count);
           it.expected.insert(it.expected.end(), part.begin(), part.end());
         }
-        it.pending = two_level::all_gather(channel, topology, {.kind = "gather"}, in,
-                                           std::as_writable_bytes(std::span(it.out)));
+        it.pending = all_gather(channel, {.kind = "gather", .two_level = topology}, in,
+                                std::as_writable_bytes(std::span(it.out)));
         break;
       default:
         it.out = it.in;
@@ -313,26 +313,22 @@ inline void bytes_between_hosts_are_counted(const Communicator& world,
   std::vector<float> values(count), part(count / size);
   const auto all = std::as_writable_bytes(std::span(values));
   const auto mine = std::as_writable_bytes(std::span(part));
-  const Call call{.kind = "test"};
-  EXPECT_EQ(per_host(all_reduce(*channel, call, Arithmetic::float32, all, ReduceOp::sum)) * hosts,
+  const Call flat{.kind = "test"}, call{.kind = "test", .two_level = topology};
+  EXPECT_EQ(per_host(all_reduce(*channel, flat, Arithmetic::float32, all, ReduceOp::sum)) * hosts,
             2 * (hosts - 1) * locals * bytes);
-  EXPECT_EQ(per_host(two_level::all_reduce(*channel, topology, call, Arithmetic::float32, all,
-                                           ReduceOp::sum)) *
-                hosts,
+  EXPECT_EQ(per_host(all_reduce(*channel, call, Arithmetic::float32, all, ReduceOp::sum)) * hosts,
             2 * (hosts - 1) * bytes);
-  EXPECT_EQ(per_host(two_level::reduce_scatter(*channel, topology, call, Arithmetic::float32, all,
-                                               mine, ReduceOp::sum)) *
-                hosts,
-            (hosts - 1) * bytes);
-  EXPECT_EQ(per_host(two_level::all_gather(*channel, topology, call, mine, all)) * hosts,
-            (hosts - 1) * bytes);
+  EXPECT_EQ(
+      per_host(reduce_scatter(*channel, call, Arithmetic::float32, all, mine, ReduceOp::sum)) *
+          hosts,
+      (hosts - 1) * bytes);
+  EXPECT_EQ(per_host(all_gather(*channel, call, mine, all)) * hosts, (hosts - 1) * bytes);
   // Contributions in bfloat16: half as much.
   const auto half = all.first(all.size() / 2);
-  EXPECT_EQ(
-      per_host(two_level::reduce_scatter(*channel, topology, call, Arithmetic::bfloat16_to_float32,
-                                         half, mine, ReduceOp::sum)) *
-          hosts,
-      (hosts - 1) * bytes / 2);
+  EXPECT_EQ(per_host(reduce_scatter(*channel, call, Arithmetic::bfloat16_to_float32, half, mine,
+                                    ReduceOp::sum)) *
+                hosts,
+            (hosts - 1) * bytes / 2);
 }
 
 inline void run_all(const Communicator& world, const SharedTopology& topology) {

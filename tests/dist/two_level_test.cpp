@@ -87,13 +87,13 @@ TEST(TwoLevelCalls, HaveOneSequenceNumberEach) {
     std::vector<float> values(100), part(25);
     const auto all = std::as_writable_bytes(std::span(values));
     const auto mine = std::as_writable_bytes(std::span(part));
-    two_level::all_reduce(own.channel(), topology, {.kind = "all_reduce"}, Arithmetic::float32, all,
-                          ReduceOp::sum)
+    all_reduce(own.channel(), {.kind = "all_reduce", .two_level = topology}, Arithmetic::float32,
+               all, ReduceOp::sum)
         ->wait();
-    two_level::reduce_scatter(own.channel(), topology, {.kind = "reduce_scatter"},
-                              Arithmetic::float32, all, mine, ReduceOp::sum)
+    reduce_scatter(own.channel(), {.kind = "reduce_scatter", .two_level = topology},
+                   Arithmetic::float32, all, mine, ReduceOp::sum)
         ->wait();
-    two_level::all_gather(own.channel(), topology, {.kind = "all_gather"}, mine, all)->wait();
+    all_gather(own.channel(), {.kind = "all_gather", .two_level = topology}, mine, all)->wait();
     own.observe(nullptr);
     EXPECT_EQ(heard.lines, (std::vector<std::string>{"0 all_reduce 400", "1 reduce_scatter 400",
                                                      "2 all_gather 400"}));
@@ -108,9 +108,9 @@ TEST(TwoLevelCalls, ARankThatFailsElsewhereEndsTheWait) {
                         [&](const Communicator& world) {
                           if (world.rank() == 3) throw std::domain_error("broken");
                           std::vector<float> values(100);
-                          two_level::all_reduce(
-                              world.channel(), topology, {.kind = "test"}, Arithmetic::float32,
-                              std::as_writable_bytes(std::span(values)), ReduceOp::sum)
+                          all_reduce(world.channel(), {.kind = "test", .two_level = topology},
+                                     Arithmetic::float32, std::as_writable_bytes(std::span(values)),
+                                     ReduceOp::sum)
                               ->wait();
                         }),
                std::domain_error);
@@ -120,10 +120,10 @@ TEST(TwoLevelCalls, ATopologyThatDoesNotFitIsABug) {
   simulate(4, [&](const Communicator& world) {
     std::vector<float> values(100);
     for (const auto* letters : {"aaaa", "abcd", "aaab", "aabbcc"}) {
-      EXPECT_THROW(two_level::all_reduce(world.channel(), hosts(letters), {.kind = "test"},
-                                         Arithmetic::float32,
-                                         std::as_writable_bytes(std::span(values)), ReduceOp::sum),
-                   std::logic_error)
+      EXPECT_THROW(
+          all_reduce(world.channel(), {.kind = "test", .two_level = hosts(letters)},
+                     Arithmetic::float32, std::as_writable_bytes(std::span(values)), ReduceOp::sum),
+          std::logic_error)
           << letters;
     }
   });

@@ -9,10 +9,11 @@
 namespace trestle::trainers {
 namespace {
 
-Summation summation(const std::string& wish, std::string_view letters) {
+Summation summation(const std::string& wish, std::string_view letters, int branches = 1,
+                    int branch = 0) {
   std::vector<std::string> names;
   for (const char letter : letters) names.emplace_back(1, letter);
-  return {wish, dist::Topology(names)};
+  return {wish, names, branches, branch};
 }
 
 TEST(Summation, FollowsTheWishWhereItCan) {
@@ -36,6 +37,17 @@ TEST(Summation, FollowsTheWishWhereItCan) {
               "so (srun --ntasks-per-node, mpirun --map-by ppr:N:node), or set dist.two_level = "
               "\"auto\".");
   }
+}
+
+TEST(Summation, IsThatOfABranch) {
+  const Summation second = summation("auto", "aabbabab", 2, 1);
+  EXPECT_EQ(second.two_level()->hosts_of_ranks(), (std::vector<int>{0, 1, 0, 1}));
+  EXPECT_EQ(second.record().host_of_rank, (std::vector<int>{0, 0, 1, 1, 0, 1, 0, 1}));
+  // The other branch's ranks are on one host: all go in one level.
+  EXPECT_EQ(summation("auto", "aabbcccc", 2, 0).to_text(),
+            "in one level (all 4 ranks are on one host)");
+  EXPECT_EQ(summation("auto", "aabb", 2, 0).to_text(),
+            "in one level (all 2 ranks are on one host)");
 }
 
 TEST(Summation, KnowsWhatChanged) {
