@@ -1,6 +1,7 @@
 #include "trainers/summation.h"
 
 #include "base/error.h"
+#include "dist/binding.h"
 #include "trainers/options.h"
 
 #include <span>
@@ -72,6 +73,12 @@ std::string Summation::change_since(const checkpoint::Manifest& manifest) const 
       "gradients are summed in another order from here on ({} before, {} now): the run goes on to "
       "rounding, and equals an uninterrupted one bit by bit only with the same ranks and topology",
       before, now);
+}
+
+Summation choose_summation(const dist::Communicator& world, const std::string& wish,
+                           const std::vector<std::string>& hosts) {
+  const auto gathered = world.all_gather_bytes(dist::this_process().host);
+  return world.agreed([&] { return Summation(wish, hosts.empty() ? gathered : hosts); });
 }
 
 void require_two_levels_possible(const configs::Recipe& recipe, int ranks) {

@@ -1,14 +1,15 @@
 // In which order a run sums its gradients: rank by rank, or by hosts (dist/two_level.h). "Equal
 // bits" always means: of the same ranks and topology.
 //
-//   const Summation summation(options.two_level, host_names_of_all_ranks);
+//   const Summation summation = choose_summation(world, options.two_level);
 //   dist::make_collectives(world, "gradients", {.two_level = summation.two_level()});
 //   const std::string change = summation.change_since(manifest);   // when a run resumes
 //
-// LOCAL; the same on every rank. THREADS: any.
+// LOCAL but for choose_summation; the same on every rank. THREADS: any.
 #pragma once
 #include "checkpoint/manifest.h"
 #include "configs/recipe.h"
+#include "dist/communicator.h"
 #include "dist/topology.h"
 
 #include <optional>
@@ -39,6 +40,10 @@ class Summation {
   dist::Topology all_ranks_, branch_;
   std::string why_one_level_;  ///< empty: in two
 };
+
+/// COLLECTIVE. On the machines of these ranks, or on `hosts` in their place; an error is agreed.
+Summation choose_summation(const dist::Communicator& world, const std::string& wish,
+                           const std::vector<std::string>& hosts = {});
 
 /// Throws Error(usage) where the recipe demands two levels and no placement of so many ranks (of a
 /// branch) has them.

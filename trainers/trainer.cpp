@@ -5,7 +5,6 @@
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
 #include "configs/differences.h"
-#include "dist/binding.h"
 #include "dist/straggler.h"
 #include "dist/wait_time.h"
 #include "trainers/grid.h"
@@ -28,14 +27,6 @@ double seconds_since(Clock::time_point start) {
 }
 
 bool due(std::int64_t every, std::int64_t done) { return every > 0 && done % every == 0; }
-
-/// COLLECTIVE.
-Summation choose_summation(const dist::Communicator& world, const std::string& wish,
-                           const std::vector<std::string>& hosts_given) {
-  const auto hosts =
-      hosts_given.empty() ? world.all_gather_bytes(dist::this_process().host) : hosts_given;
-  return world.agreed([&] { return Summation(wish, hosts); });
-}
 
 }  // namespace
 

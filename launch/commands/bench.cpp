@@ -3,6 +3,7 @@
 #include "dist/binding.h"
 #include "dist/comm_benchmark.h"
 #include "launch/commands/command.h"
+#include "trainers/summation.h"
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -26,6 +27,7 @@ constexpr int kCalibrationVersion = 1;
 struct CommArguments {
   std::uint64_t min_bytes = 1 << 10, max_bytes = 64 << 20, factor = 4;
   dist::CommRounds rounds;
+  std::string two_level = "auto";
   std::string json_file, calibration_file;
 };
 
@@ -33,6 +35,7 @@ struct CommArguments {
 struct Group {
   int ranks = 1;
   std::map<std::string, int> ranks_of_host;
+  int levels = 1;  ///< of reductions and gathers
 };
 
 Group gather_group(const dist::Communicator& world) {
@@ -55,6 +58,7 @@ Json result_file(const Group& group, const CommArguments& arguments,
                  const std::vector<CommTiming>& timings) {
   Json file = {{"format", "trestle bench comm"}, {"version", kResultVersion}};
   file.update(describe(group));
+  file["levels"] = group.levels;
   file["rounds"] = arguments.rounds.rounds;
   for (const auto& timing : timings) {
     file["timings"].push_back({{"operation", dist::name_of(timing.operation)},
@@ -95,10 +99,11 @@ void print_heading(const Group& group, const CommArguments& arguments) {
     hosts.push_back(fmt::format("{} x {}", name, ranks));
   }
   fmt::print(
-      "{} ranks ({}), float32, median of {} rounds and their range; bandwidths are 10^9 bytes a "
-      "second\n{:<15}{:>12}{:>13}{:>13}{:>13}{:>11}{:>11}\n",
-      group.ranks, fmt::join(hosts, ", "), arguments.rounds.rounds, "operation", "bytes", "time us",
-      "fastest us", "slowest us", "algbw", "busbw");
+      "{} ranks ({}), float32, in {}, median of {} rounds and their range; bandwidths are 10^9 "
+      "bytes a second\n{:<15}{:>12}{:>13}{:>13}{:>13}{:>11}{:>11}\n",
+      group.ranks, fmt::join(hosts, ", "), group.levels == 2 ? "two levels" : "one level",
+      arguments.rounds.rounds, "operation", "bytes", "time us", "fastest us", "slowest us", "algbw",
+      "busbw");
 }
 
 void print_row(const CommTiming& timing) {
@@ -117,8 +122,11 @@ int bench_comm(const dist::Communicator& world, StopToken stop, const CommArgume
                     arguments.min_bytes, arguments.max_bytes);
   });
   bind_threads(world, /*threads=*/0);
-  const Group group = gather_group(world);
-  const auto collectives = dist::make_collectives(world);
+  Group group = gather_group(world);
+  const auto summation = trainers::choose_summation(world, arguments.two_level);
+  const auto collectives =
+      dist::make_collectives(world, "bench", {.two_level = summation.two_level()});
+  group.levels = summation.record().levels;
   if (world.is_root()) print_heading(group, arguments);
   std::vector<CommTiming> timings;
   for (const CommOperation operation : dist::kCommOperations) {
@@ -162,6 +170,11 @@ void add_comm(CLI::App& bench, Action& action) {
       ->capture_default_str();
   command->add_option("--rounds", arguments->rounds.rounds, "timed rounds of each size")
       ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command
+      ->add_option("--two-level", arguments->two_level,
+                   "reduce and gather inside hosts, then between them, as dist.two_level says")
+      ->check(CLI::IsMember({"auto", "true", "false"}))
       ->capture_default_str();
   command->add_option("--json", arguments->json_file, "the table for programs (tools/plot_comm)")
       ->type_name("FILE");
