@@ -1,6 +1,7 @@
 #include "trainers/paranoid.h"
 
 #include "base/error.h"
+#include "trainers/contribution_sizes.h"
 
 #include <ATen/ATen.h>
 
@@ -20,15 +21,15 @@ std::vector<NamedParameter> copies(const std::vector<NamedParameter>& parameters
   return result;
 }
 
-/// Whether `a` is the piece of `whole` that begins at `begin`, or as near as `tolerance` says; 0:
+/// Whether `a` is the piece of `whole` that begins at `begin`, to `tolerance` times `size`; 0:
 /// equal bits, save that zeros have no sign.
-bool agree(const at::Tensor& a, const at::Tensor& whole, std::int64_t begin, double tolerance) {
+bool agree(const at::Tensor& a, const at::Tensor& whole, std::int64_t begin, double tolerance,
+           double size) {
   const at::Tensor b = whole.flatten().slice(0, begin, begin + a.numel());
   if (a.numel() == 0) return true;
   if (tolerance == 0) return at::equal(a, b);
   const double difference = (a - b).abs().max().item<double>();
-  return difference <= tolerance * whole.abs().max().item<double>() ||
-         difference < 1e-30;  // both zero
+  return difference <= tolerance * size || difference < 1e-30;  // both zero
 }
 
 }  // namespace
@@ -101,12 +102,14 @@ StepReport Paranoid::plain_side(const StepInputs& inputs, std::vector<data::Batc
   engine_.wait();                  // the plain forward reads the parameters, too
   std::vector<at::Tensor> before;  // its optimizer moves them, and the engine starts where it did
   for (const auto& leaf : engine_.parameters()) before.push_back(leaf.tensor.detach().clone());
+  ContributionSizes collectives(plain_);
   StepParts parts{.task = task_,
                   .objectives = objectives_,
                   .groups = groups_,
-                  .collectives = plain_,
+                  .collectives = collectives,
                   .max_grad_norm = options_.max_grad_norm};
   const StepReport report = plain_step(parts, own);
+  gradient_sizes_ = collectives.sizes();
   gradients_.clear();
   for (const PlainGroup& plain : groups_) {
     auto& taken = gradients_.emplace_back();
@@ -144,15 +147,19 @@ void Paranoid::compare(const StepInputs& inputs, const StepReport& plain,
   for (const auto& piece : engine_.held()) {
     const auto [g, i] = place.at(piece.parameter);
     const auto require_same = [&](const at::Tensor& fast_piece, const at::Tensor& whole,
-                                  std::string_view what) {
-      if (!agree(fast_piece, whole, piece.begin, tolerance))
+                                  std::string_view what, double size) {
+      if (!agree(fast_piece, whole, piece.begin, tolerance, size))
         differ(fmt::format("{} of {}", what, piece.parameter));
     };
-    require_same(piece.gradient, gradients_[g][i], "the gradients");
-    require_same(piece.master, groups_[g].masters[i].tensor, "the masters");
-    for (std::size_t k = 0; k < piece.averages.size(); ++k)
-      require_same(piece.averages[k], groups_[g].averages[k].averages()[i],
-                   options_.averages[k].name);
+    const auto size_of = [](const at::Tensor& whole) { return whole.abs().max().item<double>(); };
+    const at::Tensor& master = groups_[g].masters[i].tensor;
+    require_same(piece.gradient, gradients_[g][i], "the gradients",
+                 gradient_sizes_.at(piece.parameter));
+    require_same(piece.master, master, "the masters", size_of(master));
+    for (std::size_t k = 0; k < piece.averages.size(); ++k) {
+      const at::Tensor& average = groups_[g].averages[k].averages()[i];
+      require_same(piece.averages[k], average, options_.averages[k].name, size_of(average));
+    }
   }
 }
 

@@ -7,14 +7,17 @@
 //
 // Equal bits are demanded where both sum in the same order: one micro batch a step (or no
 // shard = "gradients"), gradients that travel in what they are summed in, and that are summed in
-// rank order (not in two levels). Otherwise max |a - b| <= 1e-6 max |b|, the latter of the whole
-// tensor, and 2e-2 with bf16 on the wire.
+// rank order (not in two levels). Otherwise max |a - b| <= 1e-6 max |b|, and 2e-2 with bf16 on the
+// wire. For gradients max |b| is that of what the ranks bring, added up, since a sum may be next to
+// nothing; for masters and averages it is that of the whole tensor.
 // COLLECTIVE. THREADS: one. ERRORS: ExitCode::numbers on every rank, naming rank, step and
 // parameter.
 #pragma once
 #include "trainers/engine.h"
 #include "trainers/plain_step.h"
 
+#include <map>
+#include <string>
 #include <vector>
 
 namespace trestle::trainers {
@@ -40,6 +43,7 @@ class Paranoid {
   std::vector<Objective> objectives_;
   std::vector<PlainGroup> groups_;
   std::vector<std::vector<at::Tensor>> gradients_;  ///< of the last step, by group and leaf
+  std::map<std::string, double, std::less<>> gradient_sizes_;
 };
 
 }  // namespace trestle::trainers
