@@ -70,8 +70,8 @@ std::string Summation::change_since(const checkpoint::Manifest& manifest) const 
       two_level() ? all_ranks_.to_text() + " in two levels" : in_one_level(all_ranks_.ranks());
   if (now == before) now = "the same with other ranks on each host";
   return fmt::format(
-      "gradients are summed in another order from here on ({} before, {} now): the run goes on to "
-      "rounding, and equals an uninterrupted one bit by bit only with the same ranks and topology",
+      "gradients are summed in another order from here on ({} before, {} now): results differ from "
+      "an uninterrupted run's by rounding (equal bits need the same ranks and topology)",
       before, now);
 }
 

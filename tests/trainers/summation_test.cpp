@@ -63,8 +63,8 @@ TEST(Summation, KnowsWhatChanged) {
   EXPECT_NE(summation("false", "aabb").change_since(manifest), "");
   EXPECT_EQ(summation("auto", "aaaa").change_since(manifest),
             "gradients are summed in another order from here on (2 hosts x 2 ranks in two levels "
-            "before, 4 ranks in one level now): the run goes on to rounding, and equals an "
-            "uninterrupted one bit by bit only with the same ranks and topology");
+            "before, 4 ranks in one level now): results differ from an uninterrupted run's by "
+            "rounding (equal bits need the same ranks and topology)");
   // In one level the placement does not matter.
   manifest.topology = summation("false", "aabb").record();
   EXPECT_EQ(summation("auto", "abbb").change_since(manifest), "");
