@@ -171,7 +171,7 @@ def main() -> int:
         default=HERE / "workload.json",
         help="model, sizes and optimizer settings (default: workload.json beside this file)",
     )
-    parser.add_argument("--batch", type=int, default=2, help="samples a step on each rank")
+    parser.add_argument("--batch", type=int, default=4, help="samples a step on each rank")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads of each rank")
     parser.add_argument("--interface", default="", help="the hosts' network interface, counted")
     parser.add_argument("--wire", choices=("fp32", "bf16"), default="fp32", help="of gradients")

@@ -1,7 +1,7 @@
 // Trains Sana in Trestle over ranks, a round at a time, and says how fast and what was sent: the
 // contender of ddp_ranks.py, with the same options and the same protocol.
 //
-//   mpirun -n 2 multi_node_trestle --batch 2 --set dist.wire_dtype=bf16
+//   mpirun -n 2 multi_node_trestle --batch 4 --set dist.wire_dtype=bf16
 //
 // Rank 0 reads the requests and answers. For "go N" all take N steps of trainers::Engine; for
 // "parts N" each part of a step alone, N times (parts.h). --interface counts what the hosts send
@@ -27,7 +27,7 @@ using namespace trestle;
 
 struct Arguments {
   std::string workload = "benchmarks/multi_node/workload.json";
-  std::int64_t batch = 2, threads = 1;
+  std::int64_t batch = 4, threads = 1;
   std::string interface;
   std::vector<std::string> sets;
 };
