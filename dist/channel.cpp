@@ -83,14 +83,19 @@ std::unique_ptr<Exchange> Channel::post(std::uint64_t call, const Messages& mess
 
 std::unique_ptr<Exchange> Channel::post(const Messages& messages) { return post_with(0, messages); }
 
+size_t Channel::piece_of(size_t message_bytes) const {
+  const bool unasked = message_bytes * members_.size() <= kMostUnaskedBytes;
+  return std::min(piece_bytes_, unasked ? kUnaskedBytes : kPieceBytes);
+}
+
 std::unique_ptr<Exchange> Channel::post_with(int tag, const Messages& messages) {
   std::vector<Outgoing> outgoing;
   std::vector<Incoming> incoming;
   for (const Outgoing& message : messages.outgoing) {
-    append_pieces(outgoing, members_[message.to], message.bytes, piece_bytes_);
+    append_pieces(outgoing, members_[message.to], message.bytes, piece_of(message.bytes.size()));
   }
   for (const Incoming& message : messages.incoming) {
-    append_pieces(incoming, members_[message.from], message.bytes, piece_bytes_);
+    append_pieces(incoming, members_[message.from], message.bytes, piece_of(message.bytes.size()));
   }
   if (outgoing.empty() && incoming.empty()) return nullptr;
   return transport_->post(static_cast<int>(number_) * kTags + tag, outgoing, incoming);

@@ -22,6 +22,13 @@ namespace trestle::dist {
 
 /// MPI counts in int: longer messages travel in pieces of at most this many bytes.
 inline constexpr size_t kPieceBytes = size_t{1} << 30;
+/// Over TCP, Open MPI asks the receiver before it sends a piece longer than its eager limit, and
+/// the answer queues behind what the receiver sends itself: where both send, the link stands still
+/// for a third of the time. Shorter messages therefore travel in pieces that go unasked (MpiRuntime
+/// sets the limit). That costs a copy on each side, so not where a call's messages to all members
+/// are more than kMostUnaskedBytes together.
+inline constexpr size_t kUnaskedBytes = size_t{1} << 20;
+inline constexpr size_t kMostUnaskedBytes = size_t{32} << 20;
 
 struct Messages {
   std::vector<Outgoing> outgoing = {};
@@ -73,6 +80,7 @@ class Channel : public std::enable_shared_from_this<Channel> {
   };
   static constexpr int kTags = kWindow + 1;  // the first is for messages outside calls
   static size_t slot_of(std::uint64_t call) { return call % kWindow; }
+  size_t piece_of(size_t message_bytes) const;
   std::unique_ptr<Exchange> post_with(int tag, const Messages& messages);
 
   std::shared_ptr<Transport> transport_;

@@ -1,5 +1,6 @@
 #include "dist/mpi_runtime.h"
 
+#include "dist/channel.h"
 #include "dist/launch_check.h"
 #include "dist/mpi_check.h"
 #include "dist/mpi_transport.h"
@@ -30,6 +31,14 @@ class HiddenVariable {
   std::optional<std::string> value_;
 };
 
+/// Pieces of up to kUnaskedBytes go over TCP without a question (dist/channel.h). What the user
+/// says by mpirun --mca, which comes as this variable, stays.
+void send_pieces_unasked() {
+  constexpr size_t kHeaderBytes = 4096;  // counts as part of a message
+  ::setenv("OMPI_MCA_btl_tcp_eager_limit", std::to_string(kUnaskedBytes + kHeaderBytes).c_str(),
+           /*overwrite=*/0);
+}
+
 }  // namespace
 
 void mpi_failed(int code, const char* expression, const char* file, int line) {
@@ -52,6 +61,7 @@ MpiRuntime::MpiRuntime(int* argc, char*** argv) {
   TRESTLE_MPI(MPI_Initialized(&started));
   TRESTLE_ASSERT(!started, "a process has one MpiRuntime");
   check_launch();
+  send_pieces_unasked();
 
   int level = MPI_THREAD_SINGLE;
   {

@@ -1,4 +1,5 @@
 // Collectives over MPI ranks.
+#include "dist/channel.h"
 #include "dist/collectives.h"
 #include "dist/mpi_transport.h"
 #include "dist/simulated.h"
@@ -6,6 +7,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <string>
 #include <thread>
 
 namespace trestle::dist {
@@ -30,6 +33,12 @@ TEST_P(EveryCollectives, SmallPieces) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, EveryCollectives, testing::ValuesIn(kCollectiveCases),
                          [](const auto& info) { return info.param.name; });
+
+TEST(MpiCollectives, PiecesGoUnaskedUnlessTheUserSaysOtherwise) {
+  const char* limit = std::getenv("OMPI_MCA_btl_tcp_eager_limit");
+  ASSERT_NE(limit, nullptr);
+  EXPECT_GT(std::stoull(limit), kUnaskedBytes);
+}
 
 TEST(MpiCollectives, SameBitsAsSimulatedRanks) {
   const Communicator world = Communicator::world();
