@@ -61,6 +61,13 @@ endif()
 # nowhere: the system's libstdc++ has to be asked first.
 target_link_options(trestle_torch INTERFACE "LINKER:--push-state,--no-as-needed,-lstdc++,--pop-state")
 
+# The NCCL that torch loads: two of them in one process would not know of each other.
+if(TRESTLE_CUDA)
+  add_library(trestle_nccl INTERFACE)
+  target_include_directories(trestle_nccl SYSTEM INTERFACE "${TRESTLE_SITE_PACKAGES}/nvidia/nccl/include")
+  target_link_libraries(trestle_nccl INTERFACE "${TRESTLE_SITE_PACKAGES}/nvidia/nccl/lib/libnccl.so.2")
+endif()
+
 add_library(trestle_mpi INTERFACE)
 target_link_libraries(trestle_mpi INTERFACE MPI::MPI_C)
 
@@ -74,5 +81,6 @@ target_link_libraries(trestle_xxhash INTERFACE ${XXHASH_LIBRARY})
 
 # The installed program finds torch where it was linked from (CMake's own rule for that leaves out
 # folders inside the source tree, where .venv is).
-set(CMAKE_INSTALL_RPATH "${TRESTLE_SITE_PACKAGES}/torch/lib" "${TRESTLE_CUDA_ROOT}/lib")
+set(CMAKE_INSTALL_RPATH "${TRESTLE_SITE_PACKAGES}/torch/lib" "${TRESTLE_CUDA_ROOT}/lib"
+    "${TRESTLE_SITE_PACKAGES}/nvidia/nccl/lib")
 include(GNUInstallDirs)

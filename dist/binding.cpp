@@ -34,12 +34,6 @@ int positive_number(const char* variable) {
   return std::max(0, std::atoi(text.c_str()));  // OMP_NUM_THREADS may be a list: the first counts
 }
 
-std::string host_name() {
-  char name[256] = "";
-  gethostname(name, sizeof name - 1);
-  return name;
-}
-
 /// 0-3,8: ascending numbers as ranges.
 std::string ranges(const std::vector<int>& numbers) {
   std::string text;
@@ -124,6 +118,12 @@ std::string host_line(const std::vector<Binding>& bindings, const Ranks& host) {
 }
 
 }  // namespace
+
+std::string host_name() {
+  char name[256] = "";
+  gethostname(name, sizeof name - 1);
+  return name;
+}
 
 Binding this_process() {
   Binding mine;

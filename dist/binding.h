@@ -25,6 +25,9 @@ struct Binding {
   bool operator==(const Binding&) const = default;
 };
 
+/// LOCAL. Of the machine this process runs on.
+std::string host_name();
+
 /// This process; threads from OMP_NUM_THREADS, 0 where that is unset.
 Binding this_process();
 

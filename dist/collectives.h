@@ -1,7 +1,9 @@
 // Tensors between ranks: reductions, gathers, broadcasts and point-to-point messages.
 //
-//   auto collectives = dist::make_collectives(world);
+//   auto collectives = dist::make_collectives(world);       // host memory
 //   collectives->all_reduce(flat_gradients, dist::ReduceOp::sum).wait();
+//
+// For GPU memory there is dist/nccl_collectives.h, whose header says what differs there.
 //
 // COLLECTIVE: all_reduce, reduce_scatter, all_gather, broadcast; every rank makes the same calls in
 // the same order, with the same sizes and dtypes. send and recv are made by two ranks in pairs.
@@ -10,7 +12,7 @@
 // ASYNCHRONOUS: a call queues its work for the progress thread (dist/progress.h) and returns.
 // Several may be under way; they go on side by side, whatever their callers do, and end in any
 // order. Sums are taken by the progress thread too. BUFFERS belong to the caller: contiguous
-// tensors on the CPU, any size (0 and more than 2 GiB included). Until wait() returns, inputs are
+// tensors, any size (0 and more than 2 GiB included). Until wait() returns, inputs are
 // not written and outputs are not read. A Work holds a reference to its tensors. Values are written
 // past autograd (no version counter moves). DTYPES: reductions take float32, float64 and int64, and
 // reduce_scatter also bfloat16 into float32 (all_reduce of bfloat16 does not exist, since its
@@ -43,6 +45,7 @@ class [[nodiscard]] Work {
   struct State {
     virtual ~State() = default;
     virtual void wait() = 0;
+    virtual void wait_on_host() { wait(); }
     virtual bool test() = 0;
   };
   Work();  ///< finished
@@ -51,9 +54,13 @@ class [[nodiscard]] Work {
   Work& operator=(Work&&) noexcept;
   ~Work();
 
-  /// Sleeps until the buffers may be used again; throws its error once.
+  /// After this the buffers may be used again; throws its error once. Host memory: sleeps until
+  /// the operation is done. GPU memory: what this thread's current stream is given from now on
+  /// waits for it, and the thread goes on.
   void wait();
-  /// True once that is so; throws its error once. Never blocks.
+  /// Sleeps until the operation is done, GPU or not; throws its error once.
+  void wait_on_host();
+  /// True once it is done; throws its error once. Never blocks.
   bool test();
 
  private:

@@ -18,7 +18,9 @@ using namespace testing_cases;
 
 class EveryCollectives : public testing::TestWithParam<CollectiveCase> {};
 
-TEST_P(EveryCollectives, World) { GetParam().run(*make_collectives(Communicator::world())); }
+TEST_P(EveryCollectives, World) {
+  GetParam().run(*make_collectives(Communicator::world()), Site{});
+}
 
 TEST_P(EveryCollectives, SmallPieces) {
   // As a tensor beyond 2 GiB would be: many pieces a message, borders inside elements.
@@ -28,7 +30,7 @@ TEST_P(EveryCollectives, SmallPieces) {
   if (name.starts_with("large") || name.starts_with("passes")) piece_bytes = 999'983;
   const auto channel = make_mpi_world_channel();
   channel->cut_messages(piece_bytes);
-  GetParam().run(*make_collectives(Communicator(channel)));
+  GetParam().run(*make_collectives(Communicator(channel)), Site{});
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, EveryCollectives, testing::ValuesIn(kCollectiveCases),

@@ -16,13 +16,15 @@ class EveryCollectives : public testing::TestWithParam<CollectiveCase> {};
 TEST_P(EveryCollectives, Simulated) {
   for (const int ranks : {1, 2, 3, 4, 7}) {
     SCOPED_TRACE(fmt::format("{} ranks", ranks));
-    const auto run = [](const Communicator& world) { GetParam().run(*make_collectives(world)); };
+    const auto run = [](const Communicator& world) {
+      GetParam().run(*make_collectives(world), Site{});
+    };
     simulate(ranks, run);
     simulate(ranks, run, Progress::Start::at_once);
   }
 }
 
-TEST_P(EveryCollectives, Alone) { GetParam().run(*make_collectives(Communicator::self())); }
+TEST_P(EveryCollectives, Alone) { GetParam().run(*make_collectives(Communicator::self()), Site{}); }
 
 INSTANTIATE_TEST_SUITE_P(Cases, EveryCollectives, testing::ValuesIn(kCollectiveCases),
                          [](const auto& info) { return info.param.name; });
