@@ -63,6 +63,10 @@ target_link_options(trestle_torch INTERFACE "LINKER:--push-state,--no-as-needed,
 
 # The NCCL that torch loads: two of them in one process would not know of each other.
 if(TRESTLE_CUDA)
+  if(NOT EXISTS "${TRESTLE_SITE_PACKAGES}/nvidia/nccl/lib/libnccl.so.2")
+    message(FATAL_ERROR "${TRESTLE_VENV} has no NCCL (nvidia/nccl, which torch for CUDA brings along). "
+                        "Run launch/setup, or configure with -DTRESTLE_CUDA=OFF.")
+  endif()
   add_library(trestle_nccl INTERFACE)
   target_include_directories(trestle_nccl SYSTEM INTERFACE "${TRESTLE_SITE_PACKAGES}/nvidia/nccl/include")
   target_link_libraries(trestle_nccl INTERFACE "${TRESTLE_SITE_PACKAGES}/nvidia/nccl/lib/libnccl.so.2")

@@ -17,11 +17,11 @@
 // past autograd (no version counter moves). DTYPES: reductions take float32, float64 and int64, and
 // reduce_scatter also bfloat16 into float32 (all_reduce of bfloat16 does not exist, since its
 // result would be rounded: reduce-scatter into float32 and gather that); the other calls move any
-// dtype. RESULTS: sums are taken in the dtype of the result, element by element in rank order (0 +
-// 1 + 2
-// ...), so they have the same bits on every rank, in every run, on every backend, and whatever else
-// is under way. In two levels the order is that of dist/two_level.h instead: the same bits in every
-// run of the same topology.
+// dtype. RESULTS: sums are taken in the dtype of the result, element by element in rank order
+// (0 + 1 + 2 ...), so they have the same bits on every rank, in every run, on every backend of host
+// memory, and whatever else is under way.
+// In two levels the order is that of dist/two_level.h instead: the same bits in every run of the
+// same topology.
 #pragma once
 #include "dist/communicator.h"
 #include "dist/topology.h"
