@@ -16,10 +16,12 @@ void nccl_failed(ncclResult_t code, const char* expression, const char* file, in
        expression, file, line, nccl_text(code));
 }
 
-std::string nccl_text(ncclResult_t code) {
-  const char* const last = ncclGetLastError(nullptr);  // of the process: NCCL keeps one
-  const std::string text = ncclGetErrorString(code);
-  return last && *last ? text + "; " + last : text;
+std::string nccl_text(ncclResult_t code) { return ncclGetErrorString(code) + nccl_last_words(); }
+
+std::string nccl_last_words() {
+  std::string words = ncclGetLastError(nullptr);  // NCCL keeps one a process
+  while (!words.empty() && words.back() == '\n') words.pop_back();
+  return words.empty() ? words : "; " + words;
 }
 
 ExitCode nccl_exit_code(ncclResult_t code) {

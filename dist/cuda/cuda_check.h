@@ -16,9 +16,10 @@ namespace trestle::dist {
 [[noreturn]] void nccl_failed(ncclResult_t code, const char* expression, const char* file,
                               int line);
 
-/// "unhandled cuda error; Cuda failure 2 'out of memory'": the code's words, and those of the last
-/// failure in this process where there are any.
+/// "unhandled cuda error; Cuda failure 2 'out of memory'": the code's words and the last ones.
 std::string nccl_text(ncclResult_t code);
+/// "; " and what NCCL last said about a failure in this process; empty if there was none.
+std::string nccl_last_words();
 ExitCode nccl_exit_code(ncclResult_t code);
 
 /// An event that orders streams and can be asked for, without times. Made on the current device.

@@ -59,10 +59,10 @@ bool NcclLane::is_ready() {
     const auto late = std::make_exception_ptr(
         Error(ExitCode::environment,
               fmt::format("{} could not join the other ranks in NCCL within {} s (NCCL still waits "
-                          "for a rank or its network; {}). Name the network with "
+                          "for a rank or for the network{}). Name the network with "
                           "NCCL_SOCKET_IFNAME, and start again with NCCL_DEBUG=INFO to see where "
                           "it waits.",
-                          who_, patience_->count(), nccl_text(ncclInProgress))));
+                          who_, patience_->count(), nccl_last_words())));
     break_with(late);
     std::rethrow_exception(late);
   }

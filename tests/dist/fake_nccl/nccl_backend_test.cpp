@@ -10,6 +10,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -49,7 +50,7 @@ struct Site {
   Memory<T> filled(std::vector<T> values) const {
     auto into = memory<T>(values.size());
     fake::on(
-        stream, [=] { *into = values; }, 2);
+        stream, [=] { std::ranges::copy(values, into->begin()); }, 2);
     return into;
   }
 
