@@ -1,11 +1,10 @@
 // Collectives over GPU memory, carried by NCCL.
 //
-//   const int device = dist::choose_gpu(world, dist::gpu_sharing());    // dist/gpu_assignment.h
+//   const int device = dist::choose_gpu(world, dist::gpu_sharing());  // dist/gpu_assignment.h
 //   auto gradients = dist::make_nccl_collectives(world, device, {}, "gradients");
 //   dist::Work sum = gradients->reduce_scatter(bucket, shard, dist::ReduceOp::sum, "bucket 3");
-//   ...                                              // the GPU computes; NCCL works beside it
-//   sum.wait();                                      // the current stream waits; this thread goes
-//   on
+//   ...                                                // the GPU computes; NCCL works beside it
+//   sum.wait();                                        // the current stream waits, not this thread
 //
 // What dist/collectives.h says holds here too, but for this:
 //

@@ -1,10 +1,8 @@
 // The lanes of one Collectives over NCCL: one for what all ranks do together, and one for the
 // messages of each pair and direction. Internal to the NCCL backend; free of torch.
 //
-//   NcclBackend backend(communicator, device, options, "gradients");          // COLLECTIVE
-//   auto operation = backend.collective({.kind = "all_reduce", .name = "bucket 3", .keep =
-//   tensors},
-//                                       bytes, steps, stream);
+//   NcclBackend backend(communicator, device, options, "gradients");  // COLLECTIVE
+//   auto operation = backend.collective(call, bytes, all_gather_steps(mine, all), stream);
 //   operation->block(stream);
 //
 // Messages have communicators of their own because NCCL puts a message behind all that its

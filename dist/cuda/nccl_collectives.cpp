@@ -1,5 +1,6 @@
 #include "dist/nccl_collectives.h"
 
+#include "dist/binding.h"
 #include "dist/cuda/nccl_backend.h"
 #include "dist/cuda/nccl_steps.h"
 #include "dist/tensor_checks.h"
@@ -140,6 +141,14 @@ class NcclCollectives : public Collectives {
 std::unique_ptr<Collectives> make_nccl_collectives(const Communicator& communicator, int device,
                                                    const NcclOptions& options,
                                                    std::string_view name) {
+  communicator.agreed([&] {
+    const auto count = static_cast<int>(visible_gpus().uuids.size());
+    TRESTLE_REQUIRE_AS(
+        environment, device >= 0 && device < count,
+        "this process on {} cannot use GPU {} (it sees {}). Ask for GPUs on every host (Slurm: "
+        "--gpus-per-task=1), and try nvidia-smi there.",
+        host_name(), device, count);
+  });
   const c10::cuda::CUDAGuard guard(cuda(device));
   return std::make_unique<NcclCollectives>(communicator.duplicate(name), device, options, name);
 }

@@ -1,6 +1,7 @@
 // Which rank uses which GPU. Needs none.
 #include "dist/gpu_assignment.h"
 
+#include "dist/nccl_collectives.h"
 #include "dist/simulated.h"
 
 #include <gtest/gtest.h>
@@ -81,6 +82,27 @@ TEST(GpuAssignment, AllRanksHearTheSameError) {
       ADD_FAILURE() << "a GPU out of nowhere";
     } catch (const AgreedError& error) {
       EXPECT_TRUE(std::string_view(error.what()).starts_with("rank 0 on ")) << error.what();
+    }
+  });
+}
+
+TEST(GpuAssignment, NcclWithoutAGpuIsRefusedOnEveryRank) {
+  if (!visible_gpus().uuids.empty()) GTEST_SKIP() << "this machine has a GPU";
+  simulate(2, [](const Communicator& world) {
+    try {
+      make_nccl_collectives(world, 0);
+      ADD_FAILURE() << "NCCL without a GPU";
+    } catch (const AgreedError& error) {
+      EXPECT_EQ(error.code(), ExitCode::environment);
+#ifdef TRESTLE_WITH_CUDA
+      EXPECT_NE(std::string_view(error.what()).find("cannot use GPU 0 (it sees 0)"),
+                std::string_view::npos)
+          << error.what();
+#else
+      EXPECT_STREQ(error.what(),
+                   "NCCL was asked for, and this program was built without CUDA. Build with "
+                   "-DTRESTLE_CUDA=ON, or run on the CPU.");
+#endif
     }
   });
 }
