@@ -24,8 +24,9 @@ struct Silu : torch::autograd::Function<Silu> {
     const at::Tensor input = x.contiguous();
     context->save_for_backward({input});
     at::Tensor y = at::empty_like(input);
-    const float* in = input.const_data_ptr<float>();
-    float* out = y.mutable_data_ptr<float>();
+    const float* in = fused::values(input);
+    float* out = fused::mutable_values(y);
+    if (input.is_meta()) return y;
     at::parallel_for(0, input.numel(), fused::kGrain, [&](std::int64_t begin, std::int64_t end) {
       fused::silu_forward(in + begin, out + begin, end - begin);
     });
@@ -36,9 +37,10 @@ struct Silu : torch::autograd::Function<Silu> {
     const at::Tensor x = context->get_saved_variables()[0];
     const at::Tensor dy = gradients[0].contiguous();
     at::Tensor dx = at::empty_like(x);
-    const float* in = x.const_data_ptr<float>();
-    const float* upstream = dy.const_data_ptr<float>();
-    float* out = dx.mutable_data_ptr<float>();
+    const float* in = fused::values(x);
+    const float* upstream = fused::values(dy);
+    float* out = fused::mutable_values(dx);
+    if (x.is_meta()) return {dx};
     at::parallel_for(0, x.numel(), fused::kGrain, [&](std::int64_t begin, std::int64_t end) {
       fused::silu_backward(in + begin, upstream + begin, out + begin, end - begin);
     });

@@ -16,11 +16,13 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// Calls body(sample, first channel, scratch) for every sample and block of channels.
+/// Calls body(sample, first channel, scratch) for every sample and block of channels of x, unless
+/// it is on the meta device.
 template <class Body>
-void for_channel_blocks(std::int64_t samples, std::int64_t half, std::int64_t scratch_floats,
+void for_channel_blocks(const at::Tensor& x, std::int64_t half, std::int64_t scratch_floats,
                         const Body& body) {
-  const std::int64_t blocks = (half + fused::kPairs - 1) / fused::kPairs;
+  if (x.is_meta()) return;
+  const std::int64_t samples = x.size(0), blocks = (half + fused::kPairs - 1) / fused::kPairs;
   at::parallel_for(0, samples * blocks, 1, [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> scratch(static_cast<std::size_t>(scratch_floats));
     for (std::int64_t i = begin; i < end; ++i) {
@@ -41,9 +43,9 @@ struct GatedConvFunction : torch::autograd::Function<GatedConvFunction> {
     context->saved_data["height"] = height;
     const fused::GatedConv conv = describe(x, b, w, cb, height);
     at::Tensor y = at::empty({x.size(0), x.size(1), conv.half}, x.options());
-    const float* in = x.const_data_ptr<float>();
-    float* out = y.mutable_data_ptr<float>();
-    for_channel_blocks(x.size(0), conv.half, conv.forward_scratch(),
+    const float* in = fused::values(x);
+    float* out = fused::mutable_values(y);
+    for_channel_blocks(x, conv.half, conv.forward_scratch(),
                        [&](std::int64_t sample, std::int64_t first, float* scratch) {
                          fused::gated_conv_forward(
                              conv, first, in + sample * conv.tokens() * 2 * conv.half,
@@ -61,9 +63,9 @@ struct GatedConvFunction : torch::autograd::Function<GatedConvFunction> {
     const std::int64_t channels = 2 * conv.half, per_sample = fused::kParameters * channels;
     at::Tensor dx = at::empty_like(x);
     at::Tensor dparameters = at::empty({1, x.size(0), per_sample}, x.options());
-    const float *in = x.const_data_ptr<float>(), *upstream = dy.const_data_ptr<float>();
-    float *out = dx.mutable_data_ptr<float>(), *sums = dparameters.mutable_data_ptr<float>();
-    for_channel_blocks(x.size(0), conv.half, conv.backward_scratch(),
+    const float *in = fused::values(x), *upstream = fused::values(dy);
+    float *out = fused::mutable_values(dx), *sums = fused::mutable_values(dparameters);
+    for_channel_blocks(x, conv.half, conv.backward_scratch(),
                        [&](std::int64_t sample, std::int64_t first, float* scratch) {
                          const std::int64_t start = sample * conv.tokens();
                          fused::gated_conv_backward(
@@ -82,9 +84,9 @@ struct GatedConvFunction : torch::autograd::Function<GatedConvFunction> {
     return {.height = height,
             .width = x.size(1) / height,
             .half = x.size(2) / 2,
-            .bias = bias.const_data_ptr<float>(),
-            .taps = conv_weight.const_data_ptr<float>(),
-            .conv_bias = conv_bias.const_data_ptr<float>()};
+            .bias = fused::values(bias),
+            .taps = fused::values(conv_weight),
+            .conv_bias = fused::values(conv_bias)};
   }
 };
 

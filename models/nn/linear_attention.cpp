@@ -20,9 +20,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-const float* data_or_null(const at::Tensor& x) {
-  return x.defined() ? x.const_data_ptr<float>() : nullptr;
-}
+const float* data_or_null(const at::Tensor& x) { return x.defined() ? fused::values(x) : nullptr; }
 
 struct Sizes {
   std::int64_t samples, tokens, width, heads;
@@ -35,9 +33,11 @@ Sizes sizes_of(const at::Tensor& qkv, std::int64_t heads) {
 }
 
 /// Calls body(token offset of the sample, channel offset of the head, head index in the batch,
-/// scratch).
+/// scratch), unless qkv is on the meta device.
 template <class Body>
-void for_heads(const Sizes& s, std::int64_t scratch_floats, const Body& body) {
+void for_heads(const at::Tensor& qkv, const Sizes& s, std::int64_t scratch_floats,
+               const Body& body) {
+  if (qkv.is_meta()) return;
   at::parallel_for(0, s.samples * s.heads, 1, [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> scratch(static_cast<std::size_t>(scratch_floats));
     for (std::int64_t i = begin; i < end; ++i) {
@@ -62,14 +62,14 @@ struct LinearAttentionFunction : torch::autograd::Function<LinearAttentionFuncti
     at::Tensor rrms = at::empty({2, s.samples * s.tokens}, qkv.options());
     at::Tensor normaliser = at::empty({s.samples, heads, s.tokens}, qkv.options());
     at::Tensor out = at::empty({s.samples, s.tokens, d}, qkv.options());
-    const float* in = qkv.const_data_ptr<float>();
+    const float* in = fused::values(qkv);
     const float* weights[] = {data_or_null(weight_q), data_or_null(weight_k)};
-    float* qk = rectified.mutable_data_ptr<float>();
-    float* kept = rrms.mutable_data_ptr<float>();
-    float* divisors = normaliser.mutable_data_ptr<float>();
-    float* to = out.mutable_data_ptr<float>();
+    float* qk = fused::mutable_values(rectified);
+    float* kept = fused::mutable_values(rrms);
+    float* divisors = fused::mutable_values(normaliser);
+    float* to = fused::mutable_values(out);
 
-    fused::for_row_blocks(1, s.samples * s.tokens, 2 * d, [&](auto, auto, auto row, auto end) {
+    fused::for_row_blocks(qkv, 1, s.samples * s.tokens, 2 * d, [&](auto, auto, auto row, auto end) {
       for (int which = 0; which < 2; ++which) {
         fused::rms_norm_forward({end - row, d, 3 * d}, in + row * 3 * d + which * d, weights[which],
                                 float(norm_epsilon), /*rectify=*/true, qk + row * 2 * d + which * d,
@@ -77,12 +77,13 @@ struct LinearAttentionFunction : torch::autograd::Function<LinearAttentionFuncti
       }
     });
     const fused::LinearHead head = s.head(epsilon);
-    for_heads(s, head.forward_scratch(), [&](auto token, auto channel, auto index, float* scratch) {
-      const float *own_qk = qk + token * 2 * d + channel, *own = in + token * 3 * d + channel;
-      fused::linear_head_forward(head, {own_qk, 2 * d}, {own_qk + d, 2 * d}, {own + 2 * d, 3 * d},
-                                 {to + token * d + channel, d}, divisors + index * s.tokens,
-                                 scratch);
-    });
+    for_heads(
+        qkv, s, head.forward_scratch(), [&](auto token, auto channel, auto index, float* scratch) {
+          const float *own_qk = qk + token * 2 * d + channel, *own = in + token * 3 * d + channel;
+          fused::linear_head_forward(head, {own_qk, 2 * d}, {own_qk + d, 2 * d},
+                                     {own + 2 * d, 3 * d}, {to + token * d + channel, d},
+                                     divisors + index * s.tokens, scratch);
+        });
     context->save_for_backward({qkv, weight_q, weight_k, rectified, rrms, normaliser, out});
     context->saved_data["heads"] = heads;
     context->saved_data["epsilon"] = epsilon;
@@ -96,17 +97,17 @@ struct LinearAttentionFunction : torch::autograd::Function<LinearAttentionFuncti
     const Sizes s = sizes_of(qkv, context->saved_data["heads"].toInt());
     const std::int64_t d = s.width, all_rows = s.samples * s.tokens;
     at::Tensor dqkv = at::empty_like(qkv);
-    const float* in = qkv.const_data_ptr<float>();
-    const float* qk = saved[3].const_data_ptr<float>();
-    const float* kept = saved[4].const_data_ptr<float>();
-    const float* divisors = saved[5].const_data_ptr<float>();
-    const float* result = saved[6].const_data_ptr<float>();
-    const float* upstream = dout.const_data_ptr<float>();
-    float* to = dqkv.mutable_data_ptr<float>();
+    const float* in = fused::values(qkv);
+    const float* qk = fused::values(saved[3]);
+    const float* kept = fused::values(saved[4]);
+    const float* divisors = fused::values(saved[5]);
+    const float* result = fused::values(saved[6]);
+    const float* upstream = fused::values(dout);
+    float* to = fused::mutable_values(dqkv);
 
     const fused::LinearHead head = s.head(context->saved_data["epsilon"].toDouble());
     for_heads(
-        s, head.backward_scratch(), [&](auto token, auto channel, auto index, float* scratch) {
+        qkv, s, head.backward_scratch(), [&](auto token, auto channel, auto index, float* scratch) {
           const float *own_qk = qk + token * 2 * d + channel, *own = in + token * 3 * d + channel;
           float* own_d = to + token * 3 * d + channel;
           fused::linear_head_backward(head, {own_qk, 2 * d}, {own_qk + d, 2 * d},
@@ -119,8 +120,8 @@ struct LinearAttentionFunction : torch::autograd::Function<LinearAttentionFuncti
 
     const float* weights[] = {data_or_null(weight_q), data_or_null(weight_k)};
     at::Tensor dweights = at::zeros({1, fused::blocks_of(all_rows), 2 * d}, qkv.options());
-    float* sums = dweights.mutable_data_ptr<float>();
-    fused::for_row_blocks(1, all_rows, 2 * d, [&](auto block, auto, auto row, auto end) {
+    float* sums = fused::mutable_values(dweights);
+    fused::for_row_blocks(qkv, 1, all_rows, 2 * d, [&](auto block, auto, auto row, auto end) {
       for (int which = 0; which < 2; ++which) {
         const std::int64_t at = row * 3 * d + which * d;
         fused::rms_norm_backward({end - row, d, 3 * d}, in + at, weights[which],

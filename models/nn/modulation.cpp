@@ -29,11 +29,11 @@ struct ModulatedNorm : torch::autograd::Function<ModulatedNorm> {
     const std::int64_t channels = x.size(2);
     at::Tensor y = at::empty_like(x);
     at::Tensor statistics = at::empty({x.size(0) * x.size(1), 2}, x.options());
-    const float *in = x.const_data_ptr<float>(), *shifts = shift.const_data_ptr<float>(),
-                *scales = scale.const_data_ptr<float>();
-    float *out = y.mutable_data_ptr<float>(), *kept = statistics.mutable_data_ptr<float>();
+    const float *in = fused::values(x), *shifts = fused::values(shift),
+                *scales = fused::values(scale);
+    float *out = fused::mutable_values(y), *kept = fused::mutable_values(statistics);
     fused::for_row_blocks(
-        x.size(0), x.size(1), channels, [&](auto, auto sample, auto row, auto end) {
+        x, x.size(0), x.size(1), channels, [&](auto, auto sample, auto row, auto end) {
           fused::modulated_norm_forward({end - row, channels, channels}, in + row * channels,
                                         shifts + sample * channels, scales + sample * channels,
                                         float(epsilon), out + row * channels, kept + row * 2);
@@ -48,12 +48,12 @@ struct ModulatedNorm : torch::autograd::Function<ModulatedNorm> {
     const at::Tensor dy = gradients[0].contiguous();
     const std::int64_t channels = x.size(2);
     at::Tensor dx = at::empty_like(x), dshift = block_sums(x), dscale = block_sums(x);
-    const float *in = x.const_data_ptr<float>(), *scales = scale.const_data_ptr<float>(),
-                *kept = statistics.const_data_ptr<float>(), *upstream = dy.const_data_ptr<float>();
-    float *out = dx.mutable_data_ptr<float>(), *shifts = dshift.mutable_data_ptr<float>(),
-          *scale_sums = dscale.mutable_data_ptr<float>();
+    const float *in = fused::values(x), *scales = fused::values(scale),
+                *kept = fused::values(statistics), *upstream = fused::values(dy);
+    float *out = fused::mutable_values(dx), *shifts = fused::mutable_values(dshift),
+          *scale_sums = fused::mutable_values(dscale);
     fused::for_row_blocks(
-        x.size(0), x.size(1), channels, [&](auto block, auto sample, auto row, auto end) {
+        x, x.size(0), x.size(1), channels, [&](auto block, auto sample, auto row, auto end) {
           fused::modulated_norm_backward({end - row, channels, channels}, in + row * channels,
                                          scales + sample * channels, kept + row * 2,
                                          upstream + row * channels, out + row * channels,
@@ -71,11 +71,10 @@ struct GatedAdd : torch::autograd::Function<GatedAdd> {
     const at::Tensor x = x_bnd.contiguous(), gate = gate_b1d.contiguous(), y = y_bnd.contiguous();
     const std::int64_t channels = x.size(2);
     at::Tensor out = at::empty_like(x);
-    const float *from = x.const_data_ptr<float>(), *gates = gate.const_data_ptr<float>(),
-                *added = y.const_data_ptr<float>();
-    float* to = out.mutable_data_ptr<float>();
+    const float *from = fused::values(x), *gates = fused::values(gate), *added = fused::values(y);
+    float* to = fused::mutable_values(out);
     fused::for_row_blocks(
-        x.size(0), x.size(1), channels, [&](auto, auto sample, auto row, auto end) {
+        x, x.size(0), x.size(1), channels, [&](auto, auto sample, auto row, auto end) {
           fused::gated_add_forward({end - row, channels, channels}, from + row * channels,
                                    gates + sample * channels, added + row * channels,
                                    to + row * channels);
@@ -90,11 +89,11 @@ struct GatedAdd : torch::autograd::Function<GatedAdd> {
     const at::Tensor dout = gradients[0].contiguous();
     const std::int64_t channels = y.size(2);
     at::Tensor dy = at::empty_like(y), dgate = block_sums(y);
-    const float *gates = gate.const_data_ptr<float>(), *added = y.const_data_ptr<float>(),
-                *upstream = dout.const_data_ptr<float>();
-    float *to = dy.mutable_data_ptr<float>(), *sums = dgate.mutable_data_ptr<float>();
+    const float *gates = fused::values(gate), *added = fused::values(y),
+                *upstream = fused::values(dout);
+    float *to = fused::mutable_values(dy), *sums = fused::mutable_values(dgate);
     fused::for_row_blocks(
-        y.size(0), y.size(1), channels, [&](auto block, auto sample, auto row, auto end) {
+        y, y.size(0), y.size(1), channels, [&](auto block, auto sample, auto row, auto end) {
           fused::gated_add_backward({end - row, channels, channels}, gates + sample * channels,
                                     added + row * channels, upstream + row * channels,
                                     to + row * channels, sums + block * channels);

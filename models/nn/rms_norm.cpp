@@ -21,9 +21,9 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
     const at::Tensor x = input.contiguous();
     const std::int64_t channels = x.size(-1), rows = x.numel() / channels;
     at::Tensor y = at::empty_like(x), rrms = at::empty({rows}, x.options());
-    const float *in = x.const_data_ptr<float>(), *w = weight.const_data_ptr<float>();
-    float *out = y.mutable_data_ptr<float>(), *kept = rrms.mutable_data_ptr<float>();
-    fused::for_row_blocks(1, rows, channels, [&](auto, auto, auto row, auto end) {
+    const float *in = fused::values(x), *w = fused::values(weight);
+    float *out = fused::mutable_values(y), *kept = fused::mutable_values(rrms);
+    fused::for_row_blocks(x, 1, rows, channels, [&](auto, auto, auto row, auto end) {
       fused::rms_norm_forward({end - row, channels, channels}, in + row * channels, w,
                               float(epsilon),
                               /*rectify=*/false, out + row * channels, channels, kept + row);
@@ -39,10 +39,10 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
     const std::int64_t channels = x.size(-1), rows = x.numel() / channels;
     at::Tensor dx = at::empty_like(x);
     at::Tensor dweight = at::zeros({1, fused::blocks_of(rows), channels}, x.options());
-    const float *in = x.const_data_ptr<float>(), *w = weight.const_data_ptr<float>(),
-                *kept = rrms.const_data_ptr<float>(), *upstream = dy.const_data_ptr<float>();
-    float *out = dx.mutable_data_ptr<float>(), *sums = dweight.mutable_data_ptr<float>();
-    fused::for_row_blocks(1, rows, channels, [&](auto block, auto, auto row, auto end) {
+    const float *in = fused::values(x), *w = fused::values(weight), *kept = fused::values(rrms),
+                *upstream = fused::values(dy);
+    float *out = fused::mutable_values(dx), *sums = fused::mutable_values(dweight);
+    fused::for_row_blocks(x, 1, rows, channels, [&](auto block, auto, auto row, auto end) {
       fused::rms_norm_backward({end - row, channels, channels}, in + row * channels, w, kept + row,
                                upstream + row * channels, channels, out + row * channels, channels,
                                sums + block * channels);

@@ -3,7 +3,7 @@
 #include "models/nn/checkpointed_call.h"
 
 #include "base/torch/draws.h"
-#include "tests/support/peak_bytes.h"
+#include "base/torch/tensor_memory.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -371,9 +371,9 @@ TEST(RunBlocks, OneBlocksActivationsAreHeldInsteadOfAll) {
     return Tensors{h};
   };
   const auto peak_of = [&](std::int64_t every) {
-    const testing::PeakBytes counter;
+    const TensorMemory memory(at::kCPU);
     outcome([&] { return run_blocks(8, every, block, {x}, {})[0]; }, {w, x});
-    return double(counter.peak()) / double(x.nbytes());
+    return double(memory.peak_bytes()) / double(x.nbytes());
   };
   peak_of(0);  // whatever is made once
   const double none = peak_of(0), one = peak_of(1), four = peak_of(4);

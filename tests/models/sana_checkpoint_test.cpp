@@ -1,7 +1,7 @@
 // Sana with checkpointed blocks against Sana without: the same bits in the prediction and in every
 // gradient, dropout and all; and less memory.
+#include "base/torch/tensor_memory.h"
 #include "models/sana/transformer.h"
-#include "tests/support/peak_bytes.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -92,9 +92,9 @@ TEST(SanaCheckpoint, HoldsOneBlocksActivations) {
   const Model m(config, at::kFloat);
   const Input in(at::kFloat, 16);
   const auto peak = [&](std::int64_t every) {
-    const testing::PeakBytes counter;
+    const TensorMemory memory(at::kCPU);
     outcome(m, in, every);
-    return double(counter.peak());
+    return double(memory.peak_bytes());
   };
   peak(0);
   const double none = peak(0);
