@@ -2,6 +2,7 @@
 #include "base/files.h"
 #include "dist/binding.h"
 #include "dist/comm_benchmark.h"
+#include "formats/calibration.h"
 #include "launch/commands/command.h"
 #include "trainers/summation.h"
 
@@ -22,7 +23,6 @@ using dist::CommOperation;
 using dist::CommTiming;
 
 constexpr int kResultVersion = 1;
-constexpr int kCalibrationVersion = 1;
 
 struct CommArguments {
   std::uint64_t min_bytes = 1 << 10, max_bytes = 64 << 20, factor = 4;
@@ -72,25 +72,21 @@ Json result_file(const Group& group, const CommArguments& arguments,
   return file;
 }
 
-/// What `trestle plan` predicts from: for each operation time = latency_s + bytes / bytes_per_s,
-/// and the measured points, between which it may interpolate.
-Json calibration_file(const Group& group, const std::vector<CommTiming>& timings) {
-  Json file = {{"format", "trestle calibration"}, {"version", kCalibrationVersion}};
-  file.update(describe(group));
+/// What `trestle plan` predicts from.
+formats::Calibration calibration(const Group& group, const std::vector<CommTiming>& timings) {
+  formats::Calibration result{.world = group.ranks};
+  for (const auto& [name, ranks] : group.ranks_of_host) result.hosts.push_back({name, ranks});
   for (const CommOperation operation : dist::kCommOperations) {
     std::vector<CommTiming> own;
     for (const auto& timing : timings) {
       if (timing.operation == operation) own.push_back(timing);
     }
     const auto cost = dist::fit_cost(own);
-    Json points = Json::array();
-    for (const auto& timing : own) {
-      points.push_back({{"bytes", timing.bytes}, {"median_s", timing.median_s}});
-    }
-    file["operations"][std::string(dist::name_of(operation))] = {
-        {"latency_s", cost.latency_s}, {"bytes_per_s", cost.bytes_per_s}, {"points", points}};
+    auto& fitted = result.operations[std::string(dist::name_of(operation))];
+    fitted = {.latency_s = cost.latency_s, .bytes_per_s = cost.bytes_per_s};
+    for (const auto& timing : own) fitted.points.push_back({timing.bytes, timing.median_s});
   }
-  return file;
+  return result;
 }
 
 void print_heading(const Group& group, const CommArguments& arguments) {
@@ -140,11 +136,11 @@ int bench_comm(const dist::Communicator& world, StopToken stop, const CommArgume
   }
   world.agreed([&] {
     if (!world.is_root()) return;
-    const auto write = [](const std::string& path, const Json& json) {
-      if (!path.empty()) write_file_atomic(path, json.dump(1) + "\n", ExitCode::environment);
+    const auto write = [](const std::string& path, const std::string& text) {
+      if (!path.empty()) write_file_atomic(path, text, ExitCode::environment);
     };
-    write(arguments.json_file, result_file(group, arguments, timings));
-    write(arguments.calibration_file, calibration_file(group, timings));
+    write(arguments.json_file, result_file(group, arguments, timings).dump(1) + "\n");
+    write(arguments.calibration_file, formats::to_text(calibration(group, timings)));
   });
   return static_cast<int>(ExitCode::done);
 }
