@@ -114,7 +114,8 @@ void Communicator::agree(const std::exception_ptr& mine) const {
 
   const ExitCode code = code_in(*lowest);
   const std::string text = lowest->substr(lowest->find('\n') + 1);
-  const std::string origin = fmt::format("rank {}: ", lowest - failures.begin());
+  const auto place = static_cast<std::size_t>(lowest - failures.begin());
+  const std::string origin = fmt::format("rank {}: ", channel_->members()[place]);
   const bool all_alike = std::ranges::count(failures, *lowest) == size();
   throw AgreedError(code, all_alike || text.starts_with(origin) ? text : origin + text);
 }

@@ -84,9 +84,9 @@ class Communicator {
 
   /// COLLECTIVE. If any rank brings an exception, every rank throws an AgreedError with the code
   /// and text of the lowest such rank; one of ExitCode::preempted counts only where no rank brings
-  /// another. The text starts with "rank R: " (once) unless all ranks failed in the same words.
-  /// Exceptions that are not an Error count as ExitCode::environment. A lone rank rethrows its own
-  /// exception as it is.
+  /// another. The text starts with "rank R: " (once; R counts the ranks of the run) unless all
+  /// ranks failed in the same words. Exceptions that are not an Error count as
+  /// ExitCode::environment. A lone rank rethrows its own exception as it is.
   void agree(const std::exception_ptr& mine) const;
 
   /// COLLECTIVE. Runs the LOCAL function f here, agrees on its failure, and returns its value.

@@ -1,6 +1,7 @@
 #include "dist/same_parameters.h"
 
 #include "base/digest.h"
+#include "dist/channel.h"
 
 #include <ATen/ATen.h>
 
@@ -64,9 +65,10 @@ void require_same_parameters(const Communicator& world, std::span<const NamedLea
       digests, {}, [&](const std::string& digest) { return votes[digest]; });  // the first of them
   const auto odd =
       std::ranges::find_if(digests, [&](const std::string& digest) { return digest != *usual; });
-  const auto odd_rank = odd - digests.begin();
+  const auto odd_place = static_cast<std::size_t>(odd - digests.begin());
+  const int odd_rank = world.channel().members()[odd_place];  // of the run, not of the group
   const auto texts = world.all_gather_bytes(mine);
-  const auto a = lines_of(texts[static_cast<std::size_t>(odd_rank)]);
+  const auto a = lines_of(texts[odd_place]);
   const auto b = lines_of(texts[static_cast<std::size_t>(usual - digests.begin())]);
   std::string what = fmt::format("has {} parameters, others {}", a.size(), b.size());
   for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
