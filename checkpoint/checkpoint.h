@@ -30,6 +30,8 @@ struct SaveRequest {
   std::string recipe_toml;  ///< resolved
   std::string recipe_hash;
   std::optional<TopologyRecord> topology = std::nullopt;
+  /// This rank's fellows, which hold the same tensors and share the writing of them; null: all.
+  const dist::Communicator* holders = nullptr;
 };
 
 /// COLLECTIVE. Writes folder/step-NNNNNNNN and returns it. A checkpoint of the same step is
@@ -38,10 +40,15 @@ struct SaveRequest {
 std::filesystem::path save(const dist::Communicator& comm, const StateTree& tree,
                            const SaveRequest& request);
 
+/// One of several that hold the same tensors.
+struct Holder {
+  int rank = 0, count = 1;
+};
+
 /// LOCAL. The shard of one rank in a folder that exists, on disk when this returns; and the
 /// manifest of that shard alone. save() is this on every rank, then merge() and a rename.
 Manifest write_shard(const std::filesystem::path& folder, const StateTree& tree, int rank,
-                     int world);
+                     int world, const Holder& holder);
 
 /// LOCAL. Deletes the temporary folders of saves that were killed. For the only writer of the
 /// folder, before its first save.

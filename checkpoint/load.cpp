@@ -41,8 +41,13 @@ std::string shape_text(const std::vector<std::int64_t>& shape, std::string_view 
 }
 
 /// One sentence for each tensor that is missing, differs or is not asked for.
-std::vector<std::string> tensor_differences(const StateTree& tree, const Manifest& manifest,
+std::vector<std::string> tensor_differences(const Visit& visit, const Manifest& manifest,
                                             Unnamed unnamed) {
+  const StateTree& tree = visit.tree;
+  const auto is_elsewhere = [&](const std::string& name) {
+    return std::ranges::any_of(visit.elsewhere,
+                               [&](const std::string& prefix) { return name.starts_with(prefix); });
+  };
   std::vector<std::string> differences;
   std::set<std::string_view> asked;
   for (const StateEntry& entry : tree.tensors) {
@@ -64,10 +69,10 @@ std::vector<std::string> tensor_differences(const StateTree& tree, const Manifes
   }
   if (unnamed == Unnamed::ignore) return differences;
   for (const auto& [name, stored] : manifest.tensors)
-    if (!asked.contains(name))
+    if (!asked.contains(name) && !is_elsewhere(name))
       differences.push_back(fmt::format("tensor {} is not expected", name));
   for (const auto& [name, value] : manifest.values)
-    if (!tree.values.contains(name))
+    if (!tree.values.contains(name) && !is_elsewhere(name))
       differences.push_back(fmt::format("value {} is not expected", name));
   return differences;
 }
@@ -128,8 +133,7 @@ LoadReport load(const fs::path& checkpoint, const Visitor& visitor, Unnamed unna
   const Manifest manifest = read_manifest(checkpoint);
   const Visit visit(visitor, &manifest.values);
   std::vector<std::string> differences = visit.differences;
-  std::ranges::move(tensor_differences(visit.tree, manifest, unnamed),
-                    std::back_inserter(differences));
+  std::ranges::move(tensor_differences(visit, manifest, unnamed), std::back_inserter(differences));
   if (!differences.empty())
     fail(ExitCode::checkpoint,
          "{} is of another model or recipe ({} differences). Use the recipe that it holds, or "

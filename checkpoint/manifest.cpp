@@ -350,6 +350,7 @@ Manifest merge(std::vector<Manifest> of_ranks) {
   for (std::size_t rank = 1; rank < of_ranks.size(); ++rank) {
     const std::size_t first_file = whole.files.size();
     std::ranges::move(of_ranks[rank].files, std::back_inserter(whole.files));
+    whole.values.merge(of_ranks[rank].values);  // those it has, it keeps
     for (auto& [name, tensor] : of_ranks[rank].tensors) {
       TensorRecord& into =
           whole.tensors.try_emplace(name, TensorRecord{tensor.shape, tensor.dtype, {}})

@@ -95,8 +95,8 @@ Manifest parse_manifest(std::string_view text, const std::string& origin);
 /// Demands that the pieces of every tensor cover it exactly once, and sorts them.
 void require_whole(Manifest& manifest, const std::string& origin);
 
-/// One manifest from those of the ranks, in rank order: files and pieces of all, the rest of rank
-/// 0.
+/// One manifest from those of the ranks, in rank order: files and pieces of all, each value as the
+/// lowest rank has it, the rest of rank 0.
 Manifest merge(std::vector<Manifest> of_ranks);
 
 /// Reads, parses and checks the manifest of a checkpoint's folder.

@@ -24,12 +24,12 @@ namespace fs = std::filesystem;
 constexpr std::string_view kTemporaryPrefix = ".tmp-step-";
 
 /// What this rank writes of each tensor, in the order of the tree.
-std::vector<ElementRange> ranges_to_write(const StateTree& tree, int rank, int world) {
+std::vector<ElementRange> ranges_to_write(const StateTree& tree, const Holder& holder) {
   std::vector<TensorSize> replicated;
   for (const StateEntry& entry : tree.tensors)
     if (entry.replicated)
       replicated.push_back({entry.end, static_cast<std::uint64_t>(entry.tensor.element_size())});
-  const std::vector<ElementRange> shares = share_of(replicated, rank, world);
+  const std::vector<ElementRange> shares = share_of(replicated, holder.rank, holder.count);
 
   std::vector<ElementRange> ranges;
   auto share = shares.begin();
@@ -106,8 +106,7 @@ void publish(const fs::path& temporary, const fs::path& checkpoint) {
 
 /// Rank 0's part: the manifest of all ranks' shards, then the name.
 void seal(const fs::path& temporary, const fs::path& checkpoint,
-          const std::vector<std::string>& manifests_of_ranks, const StateTree& tree,
-          const SaveRequest& request) {
+          const std::vector<std::string>& manifests_of_ranks, const SaveRequest& request) {
   std::vector<Manifest> of_ranks;
   for (const std::string& text : manifests_of_ranks)
     of_ranks.push_back(parse_manifest(text, "what a rank wrote"));
@@ -118,7 +117,6 @@ void seal(const fs::path& temporary, const fs::path& checkpoint,
   manifest.topology = request.topology;
   manifest.versions = {
       {"trestle", TRESTLE_VERSION}, {"torch", TORCH_VERSION}, {"hdf5", formats::hdf5_version()}};
-  manifest.values = tree.values;
   require_whole(manifest, checkpoint.string());
 
   write_file_durable(temporary / kManifestName, to_text(manifest), ExitCode::checkpoint);
@@ -145,18 +143,20 @@ auto writing(const fs::path& checkpoint, F&& f) {
 
 }  // namespace
 
-Manifest write_shard(const fs::path& folder, const StateTree& tree, int rank, int world) {
+Manifest write_shard(const fs::path& folder, const StateTree& tree, int rank, int world,
+                     const Holder& holder) {
   Manifest manifest;
   manifest.world = world;
+  manifest.values = tree.values;
   std::vector<formats::H5Dataset> datasets;
   std::vector<std::size_t> entry_of_dataset;
-  const std::vector<ElementRange> ranges = ranges_to_write(tree, rank, world);
+  const std::vector<ElementRange> ranges = ranges_to_write(tree, holder);
   for (std::size_t i = 0; i < tree.tensors.size(); ++i) {
     const StateEntry& entry = tree.tensors[i];
     const auto [begin, end] = ranges[i];
     TensorRecord& record = record_of(entry, manifest);
     const bool empty = record.elements() == 0;  // has no bytes, but somebody has to list it
-    if (empty ? rank != 0 : begin == end) continue;
+    if (empty ? holder.rank != 0 : begin == end) continue;
     const bool whole = end - begin == record.elements();
     datasets.push_back(whole ? formats::H5Dataset{entry.name, record.dtype, record.shape}
                              : formats::H5Dataset{fmt::format("{}[{}:{}]", entry.name, begin, end),
@@ -201,12 +201,14 @@ fs::path save(const dist::Communicator& comm, const StateTree& tree, const SaveR
           fs::create_directory(temporary);
         });
     });
+    const dist::Communicator& holders = request.holders ? *request.holders : comm;
+    const Holder holder{.rank = holders.rank(), .count = holders.size()};
     const std::string mine = comm.agreed(
-        [&] { return to_text(write_shard(temporary, tree, comm.rank(), comm.size())); });
+        [&] { return to_text(write_shard(temporary, tree, comm.rank(), comm.size(), holder)); });
     const std::vector<std::string> of_ranks = comm.all_gather_bytes(mine);
     comm.agreed([&] {
       if (comm.is_root())
-        writing(checkpoint, [&] { seal(temporary, checkpoint, of_ranks, tree, request); });
+        writing(checkpoint, [&] { seal(temporary, checkpoint, of_ranks, request); });
     });
   } catch (...) {
     std::error_code ignored;

@@ -63,6 +63,10 @@ void Scope::value(std::string_view name, T& value) {
 
 Scope Scope::child(std::string_view prefix) const { return {*visit_, full_name(prefix)}; }
 
+void Scope::elsewhere(std::string_view prefix) {
+  visit_->elsewhere.push_back(full_name(prefix) + "/");
+}
+
 std::string Scope::full_name(std::string_view name) const {
   // Parts become groups of an HDF5 file, where "." means the group itself.
   std::string_view rest = name;

@@ -41,15 +41,16 @@ struct StateTree {
 };
 
 /// Names are printable ASCII without spaces, in non-empty parts between '/'; a full name is used
-/// once (by pieces: in ascending order). Numbers and texts are equal on all ranks: rank 0's are
-/// saved.
+/// once (by pieces: in ascending order). Numbers and texts are equal on all ranks that name them:
+/// those of the lowest are saved.
 class Scope {
  public:
   /// While loading, numbers and texts have the stored value when the call returns; tensors are
   /// filled in place after the whole visit.
   bool loading() const;
 
-  /// A tensor that every rank holds. Loading demands the same shape and dtype.
+  /// A tensor that every rank holds (SaveRequest::holders). Loading demands the same shape and
+  /// dtype.
   void tensor(std::string_view name, at::Tensor& tensor);
   /// The elements from `begin` on of a flattened tensor of this shape; other ranks hold the others.
   void piece(std::string_view name, at::Tensor& local, std::vector<std::int64_t> shape,
@@ -59,6 +60,8 @@ class Scope {
   void text(std::string_view name, std::string& value);
 
   Scope child(std::string_view prefix) const;
+  /// Names below `prefix` are for other ranks to name: nothing is missing here without them.
+  void elsewhere(std::string_view prefix);
 
  private:
   friend class Visit;
@@ -80,6 +83,7 @@ class Visit {
   Visit(const Visitor& visitor, const std::map<std::string, Value>* stored);
 
   StateTree tree;                        ///< values as they are after the visit
+  std::vector<std::string> elsewhere;    ///< prefixes of names, each with its '/'
   std::vector<std::string> differences;  ///< one sentence for each value without its stored equal
 
  private:

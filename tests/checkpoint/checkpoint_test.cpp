@@ -88,6 +88,58 @@ TEST(Checkpoint, AnyWorldLoadsWhatAnyWorldSaved) {
                                       "step-00000004"}));
 }
 
+/// The state of one of two branches, below a name of its own.
+Visitor in_branch(TestState& state, int branch) {
+  return [&state, branch](Scope& root) {
+    Scope all = root.child("branches");
+    all.elsewhere(std::to_string(1 - branch));
+    Scope mine = all.child(std::to_string(branch));
+    state.visitor()(mine);
+    std::int64_t common = 5;
+    root.number("common", common);
+  };
+}
+
+TEST(Checkpoint, RanksThatHoldDifferentTensorsSaveEachOnceAndLoadTheirOwn) {
+  const ScratchFolder folder;
+  TestState states[] = {TestState(7), TestState(8)};
+  const auto branch_of = [](const dist::Communicator& world) {
+    return 2 * world.rank() / world.size();
+  };
+  for (const int writers : {2, 4, 6}) {
+    fs::path path;
+    dist::simulate(writers, [&](dist::Communicator world) {
+      const int branch = branch_of(world);
+      const dist::Communicator holders = world.split(branch, world.rank());
+      const fs::path made = save(world, collect(in_branch(states[branch], branch)),
+                                 {.folder = folder.path(),
+                                  .step = writers,
+                                  .recipe_toml = {},
+                                  .recipe_hash = "0123456789abcdef",
+                                  .holders = &holders});
+      if (world.is_root()) path = made;
+    });
+    EXPECT_TRUE(verify(path).empty());
+    dist::simulate(4, [&](dist::Communicator world) {
+      const int branch = branch_of(world);
+      TestState loaded(0);
+      world.agreed([&] { load(path, in_branch(loaded, branch)); });
+      EXPECT_TRUE(same_state(states[branch], loaded)) << writers << " writers, " << world.rank();
+    });
+  }
+  // What nobody said to be elsewhere is not expected.
+  TestState loaded(0);
+  const std::string message = message_of([&] {
+    load(folder.path() / "step-00000002", [&](Scope& root) {
+      Scope mine = root.child("branches/0");
+      loaded.visitor()(mine);
+    });
+  });
+  EXPECT_NE(message.find("tensor branches/1/model/half is not expected"), std::string::npos)
+      << message;
+  EXPECT_NE(message.find("value branches/1/trainer/step is not expected"), std::string::npos);
+}
+
 TEST(Checkpoint, EveryRankWritesItsShareOfTheBytes) {
   const ScratchFolder folder;
   TestState state(3);
