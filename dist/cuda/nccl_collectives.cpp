@@ -44,6 +44,8 @@ class NcclCollectives : public Collectives {
         device_(cuda(device)),
         backend_(communicator(), device, options, name) {}
 
+  bool sums_in_rank_order() const override { return false; }
+
   Work all_reduce(at::Tensor& flat, ReduceOp op, std::string_view name) override {
     require_on(device_, "all_reduce", flat);
     const Arithmetic arithmetic =
