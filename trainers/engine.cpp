@@ -164,6 +164,7 @@ struct Engine::Impl {
     line.reducer = std::make_unique<dist::GradientReducer>(reduced, collectives, options.reducer);
   }
 
+  /// Of this rank's branch.
   const dist::Communicator& world() const { return collectives.communicator(); }
 
   StepReport step(const StepInputs& inputs) {
@@ -209,7 +210,10 @@ struct Engine::Impl {
     try {
       ForwardGate gate(groups);
       problem = run_micro_batches(line, inputs, batches, gate, tally.loss);
+    } catch (const dist::AgreedError&) {
+      failure = std::current_exception();
     } catch (...) {
+      if (task.exchanges()) throw;  // others may wait inside their losses: all leave at once
       failure = std::current_exception();
     }
     line.reducer->finish();  // whatever happened: others wait for this rank's part
@@ -219,21 +223,28 @@ struct Engine::Impl {
                    !problem.empty(), line.reducer->has_late()};
     add_squares_of(line, tally.squares);
     tally.sum_over(world());
-    if (tally.flags[Tally::failed] > 0) world().agree(failure);
-    if (tally.flags[Tally::late] > 0) tally.squares = add_late(line, inputs.step);
+    if (tally.flags[Tally::late] > 0 && tally.flags[Tally::failed] == 0)
+      tally.squares = add_late(line, inputs.step);
+    const dist::Communicator& everyone = inputs.everyone(world());
+    if (inputs.mesh) {  // what goes wrong in one branch concerns all
+      tally.flags[Tally::not_finite] += !std::isfinite(tally.loss.value() + tally.squares.value());
+      everyone.all_reduce(std::span(tally.flags), dist::ReduceOp::sum);
+    }
+    if (tally.flags[Tally::failed] > 0) everyone.agree(failure);
 
     ObjectiveReport report{.name = line.objective.name,
                            .loss = tally.loss.value(),
                            .grad_norm = std::sqrt(tally.squares.value()),
                            .not_finite = {}};
+    if (inputs.mesh) report.branches = numbers_of_branches(*inputs.mesh, report);
     stop = stop || tally.flags[Tally::stop] > 0;
-    for (const auto& text : inputs.bad_samples.merge(world(), tally.flags[Tally::bad_news] > 0)) {
+    for (const auto& text : inputs.bad_samples.merge(everyone, tally.flags[Tally::bad_news] > 0)) {
       log_common_warning(text);
     }
     say_unused(line);
     if (tally.flags[Tally::not_finite] > 0 || !std::isfinite(report.loss) ||
         !std::isfinite(report.grad_norm)) {
-      report.not_finite = describe_not_finite(line, inputs.step, problem, report);
+      report.not_finite = describe_not_finite(everyone, line, inputs.step, problem, report);
       return report;
     }
     update(line, inputs, clip_factor(options.max_grad_norm, report.grad_norm));
@@ -244,12 +255,13 @@ struct Engine::Impl {
   std::string run_micro_batches(Line& line, const StepInputs& inputs, MicroBatches& batches,
                                 ForwardGate& gate, ExactSum& loss_sum) {
     dist::GradientReducer& reducer = *line.reducer;
-    const StepContext context{.step = inputs.step, .draws = inputs.draws};
+    const StepContext context{
+        .step = inputs.step, .draws = inputs.draws, .exchange = inputs.exchange};
     std::string problem;
     for (std::int64_t micro = 0; micro < inputs.micro_steps; ++micro) {
       const data::Batch batch = batches.get(micro);
       inputs.bad_samples.note(batch.replaced);
-      if (reducer.must_count()) {
+      if (micro == 0 && must_count(reducer, inputs)) {
         gate.open();
         count_arrivals(line, context, inputs, batch);
       }
@@ -257,16 +269,22 @@ struct Engine::Impl {
       if (batch.size() > 0)
         loss = local_loss(task, line.objective, context, inputs.kinds, batch, line.parameters);
       gate.open();
-      if (!loss.not_finite.empty()) {
-        if (problem.empty()) problem = loss.not_finite;
-        loss.graph.reset();
-      }
+      if (problem.empty()) problem = loss.not_finite;
       loss_sum.add(loss.value);
       reducer.begin_backward();
       if (loss.graph.defined()) torch::autograd::backward({loss.graph}, {});
       reducer.end_backward();
     }
     return problem;
+  }
+
+  /// Branches whose losses exchange count together.
+  bool must_count(const dist::GradientReducer& reducer, const StepInputs& inputs) const {
+    if (!inputs.mesh || options.reducer.shard != dist::ShardMode::gradients)
+      return reducer.must_count();
+    std::int64_t any = reducer.must_count() ? 1 : 0;
+    inputs.mesh->world().all_reduce(std::span(&any, 1), dist::ReduceOp::max);
+    return any > 0;
   }
 
   /// Backward once more for the counts alone, before anything is kept.
@@ -279,6 +297,22 @@ struct Engine::Impl {
       if (loss.graph.defined()) torch::autograd::backward({loss.graph}, {});
     }
     line.reducer->end_counting();
+  }
+
+  /// COLLECTIVE, over all branches.
+  static std::vector<ObjectiveReport::Numbers> numbers_of_branches(const dist::Mesh& mesh,
+                                                                   const ObjectiveReport& mine) {
+    std::vector<double> numbers(2 * static_cast<std::size_t>(mesh.branches()), 0.0);
+    const auto place = 2 * static_cast<std::size_t>(mesh.branch());
+    if (mesh.data().is_root()) {
+      numbers[place] = mine.loss;
+      numbers[place + 1] = mine.grad_norm;
+    }
+    mesh.world().all_reduce(std::span(numbers), dist::ReduceOp::sum);
+    std::vector<ObjectiveReport::Numbers> branches;
+    for (std::size_t i = 0; i < numbers.size(); i += 2)
+      branches.push_back({.loss = numbers[i], .grad_norm = numbers[i + 1]});
+    return branches;
   }
 
   static void add_squares_of(const Line& line, ExactSum& squares) {
@@ -311,25 +345,33 @@ struct Engine::Impl {
   }
 
   /// COLLECTIVE. The lowest rank's problem; where each rank's numbers are finite, the sum's.
-  std::string describe_not_finite(const Line& line, Step step, const std::string& problem,
-                                  const ObjectiveReport& report) const {
+  std::string describe_not_finite(const dist::Communicator& everyone, const Line& line, Step step,
+                                  const std::string& problem, const ObjectiveReport& report) const {
     const std::string mine =
-        problem.empty() ? "" : not_finite_message(world().rank(), step, problem);
-    for (const std::string& text : world().all_gather_bytes(mine)) {
+        problem.empty() ? "" : not_finite_message(everyone.rank(), step, problem);
+    for (const std::string& text : everyone.all_gather_bytes(mine)) {
       if (!text.empty()) return text;
     }
-    for (const std::string& name : world().all_gather_bytes(first_not_finite_sum(line))) {
+    const std::vector<std::string> names = everyone.all_gather_bytes(first_not_finite_sum(line));
+    for (std::size_t rank = 0; rank < names.size(); ++rank) {
+      const std::string& name = names[rank];
       if (name.empty()) continue;
-      if (world().size() == 1) return not_finite_message(0, step, gradient_problem(name));
+      if (world().size() == 1)
+        return not_finite_message(static_cast<int>(rank), step, gradient_problem(name));
       return fmt::format(
           "step {}: the sum over the ranks of the gradient of {} is not finite, though each rank's "
           "is (it is too large). Lower optim.learning_rate, or look at the data of this step.",
           step.value, name);
     }
-    return fmt::format(
+    const bool finite = std::isfinite(report.loss) && std::isfinite(report.grad_norm);
+    const std::string sums = fmt::format(
         "step {}: loss {} and gradient norm {}, though finite on each rank (the sum over the ranks "
         "is too large). Lower optim.learning_rate, or look at the data of this step.",
         step.value, report.loss, report.grad_norm);
+    for (const std::string& text : everyone.all_gather_bytes(finite ? "" : sums)) {
+      if (!text.empty()) return text;
+    }
+    return sums;
   }
 
   std::string first_not_finite_sum(const Line& line) const {

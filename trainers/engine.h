@@ -6,7 +6,9 @@
 //   StepReport report = engine.step({.step = step, ...});
 //   engine.state(root);                  // to save and load; after loading: engine.publish()
 //
-// COLLECTIVE: every rank calls step(), publish() and what shows averages, at the same points.
+// COLLECTIVE: every rank calls step(), publish() and what shows averages, at the same points. Where
+// the task has branches, its collectives are those of the data axis; only how a step went (failed,
+// stop, not finite) is agreed with the other branches (StepInputs::mesh).
 // THREADS: one. STREAM: the current one (CPU so far).
 #pragma once
 #include "checkpoint/state_tree.h"

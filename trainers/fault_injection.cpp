@@ -68,15 +68,16 @@ Fault parse_fault(std::string_view spec) {
   return fault;
 }
 
-FaultInjection::FaultInjection(const std::vector<Fault>& faults, const dist::Communicator& channel)
+FaultInjection::FaultInjection(const std::vector<Fault>& faults, const dist::Communicator& world,
+                               const dist::Communicator& channel)
     : channel_(&channel) {
   for (const Fault& fault : faults) {
-    TRESTLE_REQUIRE(fault.rank < channel.size(),
+    TRESTLE_REQUIRE(fault.rank < world.size(),
                     "--inject {}@rank{} has no one to meet (the run has {} ranks, from 0 on). Name "
                     "a rank below {}.",
-                    kNames[static_cast<std::size_t>(fault.kind)], fault.rank, channel.size(),
-                    channel.size());
-    if (fault.rank == channel.rank()) mine_.push_back(fault);
+                    kNames[static_cast<std::size_t>(fault.kind)], fault.rank, world.size(),
+                    world.size());
+    if (fault.rank == world.rank()) mine_.push_back(fault);
   }
 }
 

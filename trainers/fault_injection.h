@@ -6,7 +6,7 @@
 //   nan@rank1:step20      a gradient of rank 1 is not a number
 //   desync@rank1:step20   rank 1 makes a collective call that the others do not make
 //
-//   FaultInjection faults({parse_fault("hang@rank1:step20")}, collectives.communicator());
+//   FaultInjection faults({parse_fault("hang@rank1:step20")}, world, collectives.communicator());
 //   faults.at_step_begin(step, parameters);          // then forward and backward
 //   faults.stretch(own_s);                           // the step less its waiting
 //
@@ -41,9 +41,10 @@ Fault parse_fault(std::string_view spec);
 class FaultInjection {
  public:
   FaultInjection() = default;
-  /// `channel` is the step's, where desync happens; it must outlive this. Throws Error(usage) for a
-  /// fault of a rank that is not there.
-  FaultInjection(const std::vector<Fault>& faults, const dist::Communicator& channel);
+  /// Faults name ranks of `world`. `channel` is the step's, where desync happens; it must outlive
+  /// this. Throws Error(usage) for a fault of a rank that is not there.
+  FaultInjection(const std::vector<Fault>& faults, const dist::Communicator& world,
+                 const dist::Communicator& channel);
 
   /// Hangs, dies, leaves the order of calls, or sees to it that the last parameter's gradient is
   /// not a number in this step.

@@ -55,15 +55,16 @@ formats::Picture tile(const std::vector<formats::Picture>& pictures) {
   return grid;
 }
 
-formats::Picture write_grid(Task& task, const Draws& draws, const dist::Communicator& world,
+formats::Picture write_grid(Task& task, const Draws& draws, const dist::Mesh& mesh,
                             std::int64_t pictures, const std::filesystem::path& file,
                             StopToken stop) {
+  const dist::Communicator& world = mesh.world();
+  const std::int64_t rank = mesh.data().rank(), ranks = mesh.data().size();
   const std::string mine = world.agreed([&] {
     const std::int64_t available = task.dataset(Split::heldout).size();
     const std::int64_t count = std::min(pictures, available);
     SampleRequest request{.ids = {}, .stop = stop};
-    for (std::int64_t i = count * world.rank() / world.size();
-         i < count * (world.rank() + 1) / world.size(); ++i) {
+    for (std::int64_t i = count * rank / ranks; i < count * (rank + 1) / ranks; ++i) {
       request.ids.push_back(i * available / count);
     }
     std::string bytes;

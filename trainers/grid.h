@@ -1,7 +1,7 @@
 // Picture grids of held-out samples, made by all ranks together.
 #pragma once
 #include "base/stop.h"
-#include "dist/communicator.h"
+#include "dist/mesh.h"
 #include "trainers/task.h"
 
 #include <filesystem>
@@ -9,10 +9,10 @@
 namespace trestle::trainers {
 
 /// COLLECTIVE. Each rank draws its share of `pictures` held-out samples, evenly spread over the
-/// data set; rank 0 arranges them and writes one PNG. Any number of ranks gives the same picture
-/// (to rounding), which rank 0 returns. Errors on any rank, a requested stop included, are thrown
-/// on all.
-formats::Picture write_grid(Task& task, const Draws& draws, const dist::Communicator& world,
+/// data set (each branch all of them, one branch after the other); rank 0 arranges them and writes
+/// one PNG. Any number of ranks gives the same picture (to rounding), which rank 0 returns. Errors
+/// on any rank, a requested stop included, are thrown on all.
+formats::Picture write_grid(Task& task, const Draws& draws, const dist::Mesh& mesh,
                             std::int64_t pictures, const std::filesystem::path& file,
                             StopToken stop = {});
 

@@ -20,7 +20,7 @@ struct IndexRange {
 };
 
 struct JobContext {
-  const dist::Communicator& world;
+  const dist::Communicator& world;  ///< the ranks that share the job: those of this branch
   const Draws& draws;
   /// To be called as items get done, by how many; rank 0 shows progress.
   std::function<void(std::int64_t items)> advance;

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "trainers/contribution_sizes.h"
+#include "trainers/state.h"
 
 #include <ATen/ATen.h>
 
@@ -58,8 +59,9 @@ Paranoid::Paranoid(Task& task, Engine& engine, dist::Collectives& plain,
   }
 }
 
-checkpoint::Visitor Paranoid::visitor() {
-  return [this](checkpoint::Scope& root) {
+checkpoint::Visitor Paranoid::visitor(int branch) {
+  return [this, branch](checkpoint::Scope& whole) {
+    checkpoint::Scope root = branch_scope(whole, branch, task_.branches());
     checkpoint::Scope model = root.child("model"), optim = root.child("optim");
     for (PlainGroup& plain : groups_) {
       for (auto& [name, tensor] : plain.masters) model.tensor(name, tensor);
@@ -81,7 +83,7 @@ StepReport Paranoid::step(const StepInputs& inputs) {
   std::size_t next = 0;
   again.next_batch = [&] { return batches.at(next++); };
   const StepReport fast = engine_.step(again);
-  plain_.communicator().agreed([&] { compare(inputs, plain, fast); });
+  inputs.everyone(plain_.communicator()).agreed([&] { compare(inputs, plain, fast); });
   return fast;
 }
 
@@ -98,7 +100,9 @@ StepReport Paranoid::plain_side(const StepInputs& inputs, std::vector<data::Batc
                            },
                        .total_steps = inputs.total_steps,
                        .bad_samples = unsaid,
-                       .stop = {}};
+                       .stop = {},
+                       .exchange = inputs.exchange,
+                       .mesh = inputs.mesh};
   engine_.wait();                  // the plain forward reads the parameters, too
   std::vector<at::Tensor> before;  // its optimizer moves them, and the engine starts where it did
   for (const auto& leaf : engine_.parameters()) before.push_back(leaf.tensor.detach().clone());
@@ -133,7 +137,7 @@ void Paranoid::compare(const StepInputs& inputs, const StepReport& plain,
          "step {}: rank {}: {} differ between the engine and the plain step (dist.paranoid "
          "compares them). This is a bug of the program or of the hardware: please report it with "
          "the recipe.",
-         inputs.step.value, plain_.communicator().rank(), what);
+         inputs.step.value, inputs.everyone(plain_.communicator()).rank(), what);
   };
   if (plain.not_finite().empty() != fast.not_finite().empty())
     differ(fmt::format("the verdicts (\"{}\" and \"{}\")", fast.not_finite(), plain.not_finite()));

@@ -30,7 +30,7 @@ class Paranoid {
   StepReport step(const StepInputs& inputs);
 
   /// Masters, moments and averages of the plain side, under the names of the engine's.
-  checkpoint::Visitor visitor();
+  checkpoint::Visitor visitor(int branch = 0);
 
  private:
   StepReport plain_side(const StepInputs& inputs, std::vector<data::Batch>& batches);

@@ -68,8 +68,10 @@ void update(PlainGroup& plain, const StepInputs& inputs, double gradient_scale) 
 ObjectiveReport step_objective(StepParts& parts, const StepInputs& inputs,
                                const Objective& objective, std::span<PlainGroup* const> groups,
                                MicroBatches& batches, bool& stop) {
-  const dist::Communicator& world = parts.collectives.communicator();
-  const StepContext context{.step = inputs.step, .draws = inputs.draws};
+  const dist::Communicator& branch = parts.collectives.communicator();
+  const dist::Communicator& world = inputs.everyone(branch);
+  const StepContext context{
+      .step = inputs.step, .draws = inputs.draws, .exchange = inputs.exchange};
   std::vector<NamedParameter> leaves;
   for (const PlainGroup* plain : groups)
     leaves.insert(leaves.end(), plain->group.parameters.begin(), plain->group.parameters.end());
@@ -77,7 +79,7 @@ ObjectiveReport step_objective(StepParts& parts, const StepInputs& inputs,
   forget_gradients(leaves);
   ExactSum loss_sum;
   std::string problem;
-  world.agreed([&] {
+  const auto local = [&] {
     for (std::int64_t micro = 0; micro < inputs.micro_steps; ++micro) {
       const data::Batch batch = batches.get(micro);
       inputs.bad_samples.note(batch.replaced);
@@ -85,13 +87,16 @@ ObjectiveReport step_objective(StepParts& parts, const StepInputs& inputs,
       const LocalLoss loss =
           local_loss(parts.task, objective, context, inputs.kinds, batch, leaves);
       loss_sum.add(loss.value);
-      if (!loss.not_finite.empty() && problem.empty()) problem = loss.not_finite;
-      if (loss.not_finite.empty() && loss.graph.defined())
-        torch::autograd::backward({loss.graph}, {});
+      if (problem.empty()) problem = loss.not_finite;
+      if (loss.graph.defined()) torch::autograd::backward({loss.graph}, {});
     }
     define_gradients(leaves);
     if (problem.empty()) problem = first_not_finite(leaves);
-  });
+  };
+  if (parts.task.exchanges())
+    local();  // not quite: others may wait inside their losses, so an error ends all at once
+  else
+    world.agreed(local);
 
   ExactSum squares;
   for (const auto& leaf : leaves) {
@@ -99,9 +104,10 @@ ObjectiveReport step_objective(StepParts& parts, const StepInputs& inputs,
     parts.collectives.all_reduce(gradient, dist::ReduceOp::sum, leaf.name).wait();
     add_squares(gradient.flatten(), squares);
   }
-  world.all_reduce(loss_sum.words(), dist::ReduceOp::sum);
+  branch.all_reduce(loss_sum.words(), dist::ReduceOp::sum);
+  const bool finite = problem.empty() && std::isfinite(loss_sum.value() + squares.value());
   std::array flags{inputs.stop.requested() ? 1.0 : 0.0, inputs.bad_samples.has_news() ? 1.0 : 0.0,
-                   problem.empty() ? 0.0 : 1.0};
+                   finite ? 0.0 : 1.0};
   world.all_reduce(flags, dist::ReduceOp::sum);
   stop = stop || flags[0] > 0;
   for (const auto& line : inputs.bad_samples.merge(world, flags[1] > 0)) log_common_warning(line);
@@ -115,11 +121,11 @@ ObjectiveReport step_objective(StepParts& parts, const StepInputs& inputs,
              problem.empty() ? "" : not_finite_message(world.rank(), inputs.step, problem))) {
       if (report.not_finite.empty()) report.not_finite = text;
     }
-  } else if (!std::isfinite(report.loss) || !std::isfinite(report.grad_norm)) {
-    report.not_finite = fmt::format("step {}: loss {}, gradient norm {} (the sum over the ranks)",
-                                    inputs.step.value, report.loss, report.grad_norm);
-  }
-  if (report.not_finite.empty()) {
+    if (report.not_finite.empty()) {
+      report.not_finite = fmt::format("step {}: loss {}, gradient norm {} (the sum over the ranks)",
+                                      inputs.step.value, report.loss, report.grad_norm);
+    }
+  } else {
     const double scale = clip_factor(parts.max_grad_norm, report.grad_norm);
     for (PlainGroup* plain : groups) update(*plain, inputs, scale);
   }

@@ -8,9 +8,9 @@
 
 namespace trestle::trainers {
 
-Saver::Saver(const dist::Communicator& world, std::filesystem::path folder,
-             std::string resolved_recipe, checkpoint::TopologyRecord topology)
-    : world_(world),
+Saver::Saver(const dist::Mesh& mesh, std::filesystem::path folder, std::string resolved_recipe,
+             checkpoint::TopologyRecord topology)
+    : mesh_(mesh),
       folder_(std::move(folder)),
       recipe_toml_(std::move(resolved_recipe)),
       recipe_hash_(digest_128(recipe_toml_)),
@@ -24,12 +24,13 @@ void Saver::found(std::filesystem::path checkpoint, std::int64_t step) {
 void Saver::save(const checkpoint::Visitor& state, std::int64_t step, SaveKind kind) {
   if (newest_step_ == step) return;
   try {
-    found(checkpoint::save(world_, checkpoint::collect(state),
+    found(checkpoint::save(mesh_.world(), checkpoint::collect(state),
                            {.folder = folder_,
                             .step = step,
                             .recipe_toml = recipe_toml_,
                             .recipe_hash = recipe_hash_,
-                            .topology = topology_}),
+                             .topology = topology_,
+                             .holders = &mesh_.data()}),
           step);
     failures_in_a_row_ = 0;
   } catch (const Error& error) {  // agreed: every rank is here

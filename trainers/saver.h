@@ -7,7 +7,7 @@
 // COLLECTIVE: every function but the last. THREADS: one.
 #pragma once
 #include "checkpoint/checkpoint.h"
-#include "dist/communicator.h"
+#include "dist/mesh.h"
 
 #include <cstdint>
 #include <filesystem>
@@ -22,8 +22,8 @@ enum class SaveKind {
 
 class Saver {
  public:
-  /// `resolved_recipe` and `topology` go into every checkpoint.
-  Saver(const dist::Communicator& world, std::filesystem::path folder, std::string resolved_recipe,
+  /// `resolved_recipe` and `topology` go into every checkpoint. The mesh outlives the saver.
+  Saver(const dist::Mesh& mesh, std::filesystem::path folder, std::string resolved_recipe,
         checkpoint::TopologyRecord topology);
 
   /// Writes the state unless its step is saved already. Throws AgreedError(checkpoint) after two
@@ -36,7 +36,7 @@ class Saver {
   const std::filesystem::path& newest() const { return newest_; }
 
  private:
-  const dist::Communicator& world_;
+  const dist::Mesh& mesh_;
   std::filesystem::path folder_;
   std::string recipe_toml_, recipe_hash_;
   checkpoint::TopologyRecord topology_;

@@ -24,8 +24,13 @@ struct TrainingState {
   Engine& engine;  ///< engine.publish() after loading
   Task& task;
   RunCounters& counters;
+  int branch = 0;
 
   checkpoint::Visitor visitor();
 };
+
+/// Where the state of a branch stands: under branches/<branch>/, so that names of different
+/// branches never meet; at the top where there is one.
+checkpoint::Scope branch_scope(checkpoint::Scope& root, int branch, int branches);
 
 }  // namespace trestle::trainers

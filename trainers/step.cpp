@@ -57,6 +57,7 @@ data::Batch MicroBatches::get(std::int64_t index) {
 LocalLoss local_loss(Task& task, const Objective& objective, const StepContext& context,
                      const KindCounts& kinds, const data::Batch& batch,
                      const std::vector<NamedParameter>& parameters) {
+  context.exchange.begin();
   const LossReport report = task.loss(objective, batch, context);
   LocalLoss loss;
   for (const LossTerm& term : report.terms) {
@@ -70,12 +71,13 @@ LocalLoss local_loss(Task& task, const Objective& objective, const StepContext& 
     const at::Tensor share = term.per_sample.sum() / double(count->second);
     loss.graph = loss.graph.defined() ? loss.graph + share : share;
   }
-  if (!loss.graph.defined()) return loss;
-  loss.value = loss.graph.item<double>();
+  if (loss.graph.defined()) loss.value = loss.graph.item<double>();
   if (!std::isfinite(loss.value)) {
     loss.not_finite = fmt::format("the loss is {} (the first tensor that is not finite: {})",
                                   loss.value, first_not_finite(parameters, batch, report));
+    loss.graph.reset();
   }
+  loss.graph = context.exchange.tie(loss.graph);
   return loss;
 }
 

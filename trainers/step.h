@@ -31,6 +31,14 @@ struct StepInputs {
   std::int64_t total_steps = 1;  ///< of the run: what schedules refer to
   data::BadSamples& bad_samples;
   StopToken stop = {};
+  Exchange& exchange = lone_exchange();
+  /// Where the task has several branches, of which the gradients' ranks are one.
+  const dist::Mesh* mesh = nullptr;
+
+  /// Who agrees on how the step went: all ranks of the run.
+  const dist::Communicator& everyone(const dist::Communicator& branch) const {
+    return mesh ? mesh->world() : branch;
+  }
 };
 
 /// What one objective made of a step.
@@ -41,6 +49,12 @@ struct ObjectiveReport {
   /// Which number was not finite, on which rank: its groups were not updated then. Empty: they
   /// were.
   std::string not_finite;
+  /// Where the task has several branches, what each of them made of it, by branch; loss and
+  /// grad_norm above are this branch's.
+  struct Numbers {
+    double loss = 0, grad_norm = 0;
+  };
+  std::vector<Numbers> branches = {};
 };
 
 struct StepReport {
@@ -67,7 +81,9 @@ class MicroBatches {
 
 /// The loss of this rank's samples of a micro batch.
 struct LocalLoss {
-  at::Tensor graph;        ///< undefined where there is nothing to go backward through
+  /// What to go backward through; undefined where there is nothing. Where the value is not finite,
+  /// only what other ranks wait for.
+  at::Tensor graph;
   double value = 0;        ///< each term divided by the global count of its kind
   std::string not_finite;  ///< where the value is not: "the loss is nan (... )"
 };

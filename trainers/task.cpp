@@ -31,4 +31,11 @@ const TaskKind& task_kind_of(const configs::Recipe& recipe) {
                   run.task, fmt::join(names, ", "), configs::nearest(run.task, names)));
 }
 
+std::unique_ptr<Task> make_task(const configs::Recipe& recipe, Materialise materialise,
+                                int branch) {
+  auto task = task_kind_of(recipe).make(recipe, materialise);
+  if (task->branches() > 1) task->enter_branch(branch);
+  return task;
+}
+
 }  // namespace trestle::trainers

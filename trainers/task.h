@@ -16,6 +16,7 @@
 #include "data/dataset.h"
 #include "formats/picture.h"
 #include "models/nn/parameters.h"
+#include "trainers/exchange.h"
 #include "trainers/job.h"
 
 #include <ATen/core/TensorBody.h>
@@ -76,6 +77,7 @@ struct LossReport {
 struct StepContext {
   Step step;
   const Draws& draws;  ///< of the run; keyed by the batch's positions
+  Exchange& exchange = lone_exchange();
 };
 
 enum class Split { train, heldout };
@@ -89,6 +91,15 @@ struct SampleRequest {
 class Task {
  public:
   virtual ~Task() = default;
+
+  /// Ranks work in so many branches (dist/mesh.h), each with parameters and a loss of its own, on
+  /// the same samples. All branches have the same objectives, due in the same steps. Names of
+  /// parameters may be the same: checkpoints keep the branches apart.
+  virtual int branches() const { return 1; }
+  /// Where there are several: this rank works in that one. Called once, before all below.
+  virtual void enter_branch(int /*branch*/) {}
+  /// Whether the loss calls StepContext::exchange.
+  virtual bool exchanges() const { return branches() > 1; }
 
   virtual std::vector<ParameterGroup> groups() = 0;
   /// Default: one objective over all groups.
@@ -124,5 +135,9 @@ std::span<const TaskKind* const> task_kinds();
 
 /// The kind that recipe's run.task names; unknown: Error(usage) with the nearest name.
 const TaskKind& task_kind_of(const configs::Recipe& recipe);
+
+/// The recipe's task, in one of its branches.
+std::unique_ptr<Task> make_task(const configs::Recipe& recipe, Materialise materialise,
+                                int branch = 0);
 
 }  // namespace trestle::trainers

@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <chrono>
 #include <optional>
+#include <sstream>
 
 namespace trestle::trainers {
 namespace {
@@ -28,11 +29,52 @@ double seconds_since(Clock::time_point start) {
 
 bool due(std::int64_t every, std::int64_t done) { return every > 0 && done % every == 0; }
 
+/// All but the first branch's of the objective that the task declares first.
+std::vector<StepRecord::Further> further_numbers(const StepReport& report,
+                                                 const std::string& first_objective) {
+  std::vector<StepRecord::Further> further;
+  for (const ObjectiveReport& objective : report.objectives) {
+    const bool is_first = objective.name == first_objective;
+    if (!is_first) further.push_back({objective.name, objective.loss, objective.grad_norm});
+    for (std::size_t branch = 1; branch < objective.branches.size(); ++branch) {
+      const auto& [loss, grad_norm] = objective.branches[branch];
+      const std::string name = fmt::format("branch-{}", branch);
+      further.push_back({is_first ? name : objective.name + "/" + name, loss, grad_norm});
+    }
+  }
+  return further;
+}
+
+/// COLLECTIVE. What a job found out in each branch; those of others as "branch-1/<name>".
+std::map<std::string, double> results_of_branches(const dist::Mesh& mesh,
+                                                  const std::map<std::string, double>& mine) {
+  std::string bytes;
+  for (const auto& [name, value] : mine) bytes += fmt::format("{} {}\n", name, value);
+  const std::vector<std::string> of_ranks = mesh.world().all_gather_bytes(bytes);
+  std::map<std::string, double> all;
+  for (int branch = 0; branch < mesh.branches(); ++branch) {
+    std::istringstream in(of_ranks[static_cast<std::size_t>(branch * mesh.data().size())]);
+    const std::string prefix = branch > 0 ? fmt::format("branch-{}/", branch) : "";
+    std::string name, value;
+    while (in >> name >> value) all[prefix + name] = std::stod(value);
+  }
+  return all;
+}
+
 }  // namespace
 
-Assembly::Assembly(const configs::Recipe& recipe, dist::Collectives& collectives)
-    : task(task_kind_of(recipe).make(recipe, Materialise::weights)),
-      engine(*task, collectives, EngineOptions::of(recipe, *task)) {}
+PlacedTask place_task(const configs::Recipe& recipe, const dist::Communicator& world) {
+  auto task = world.agreed([&] { return task_kind_of(recipe).make(recipe, Materialise::weights); });
+  const dist::Mesh mesh(world, task->branches());
+  if (mesh.branches() > 1) world.agreed([&] { task->enter_branch(mesh.branch()); });
+  return {.task = std::move(task), .mesh = mesh};
+}
+
+Assembly::Assembly(const configs::Recipe& recipe, std::unique_ptr<Task> task_,
+                   dist::Collectives& collectives, int branch_)
+    : task(std::move(task_)),
+      engine(*task, collectives, EngineOptions::of(recipe, *task)),
+      branch(branch_) {}
 
 Trainer::Trainer(const configs::Recipe& recipe, const dist::Communicator& world,
                  RunDirectory directory, const TrainerSettings& settings)
@@ -52,14 +94,18 @@ Trainer::Trainer(const configs::Recipe& recipe, const dist::Communicator& world,
       log_(recipe.section<LogOptions>("log")),
       settings_(settings),
       draws_(static_cast<std::uint64_t>(run_.seed)),
-      summation_(choose_summation(world, dist_.two_level, settings.hosts)),
-      collectives_(
-          dist::make_collectives(world, "gradients", {.two_level = summation_.two_level()})),
-      assembly_(world.agreed([&] { return Assembly(recipe, *collectives_); })),
-      faults_(settings.faults, collectives_->communicator()),
-      saver_(world, directory_.checkpoints(), resolved_, summation_.record()) {
+      placed_(place_task(recipe, world)),
+      summation_(choose_summation(mesh_.data(), dist_.two_level, settings.hosts)),
+      collectives_(dist::make_collectives(mesh_.data(), "gradients",
+                                          {.two_level = summation_.two_level()})),
+      assembly_(world.agreed([&] {
+        return Assembly(recipe, std::move(placed_.task), *collectives_, mesh_.branch());
+      })),
+      exchange_(assembly_.task->exchanges() ? make_exchange(mesh_) : refuse_exchange(run_.task)),
+      faults_(settings.faults, world, collectives_->communicator()),
+      saver_(mesh_, directory_.checkpoints(), resolved_, summation_.record()) {
   if (!dist_.paranoid) return;
-  plain_ = dist::make_collectives(world, "plain");
+  plain_ = dist::make_collectives(mesh_.data(), "plain");
   paranoid_.emplace(*assembly_.task, assembly_.engine, *plain_,
                     EngineOptions::of(recipe, *assembly_.task));
 }
@@ -92,7 +138,9 @@ Outcome Trainer::run() {
   try {
     train();
     finish();
-  } catch (const Error& error) {  // agreed: every rank is here
+  } catch (const Error& error) {
+    const bool is_agreed = world_.size() == 1 || dynamic_cast<const dist::AgreedError*>(&error);
+    if (!is_agreed) throw;  // otherwise every rank is here
     if (error.code() == ExitCode::preempted) {
       save_and_leave(error.what());
       return Outcome::stopped;
@@ -121,7 +169,8 @@ void Trainer::resume() {
   world_.agreed([&] {
     TrainingState state = assembly_.state();
     checkpoint::load(*found, state.visitor());
-    if (paranoid_) checkpoint::load(*found, paranoid_->visitor(), checkpoint::Unnamed::ignore);
+    if (paranoid_)
+      checkpoint::load(*found, paranoid_->visitor(mesh_.branch()), checkpoint::Unnamed::ignore);
   });
   assembly_.engine.publish();
   saver_.found(*found, assembly_.counters.step);
@@ -156,7 +205,8 @@ void Trainer::train() {
   const data::Dataset& dataset =
       *world_.agreed([&] { return &assembly_.task->dataset(Split::train); });
   const data::Sampler sampler(draws_.seed(), dataset.size());
-  const data::BatchPlan plan(train_.global_batch, train_.micro_batch, world_.rank(), world_.size());
+  const int ranks = mesh_.data().size();  // that share out the samples of a step
+  const data::BatchPlan plan(train_.global_batch, train_.micro_batch, mesh_.data().rank(), ranks);
   const auto loading = recipe_.section<data::LoaderOptions>("data");
   loader_ = std::make_unique<data::Loader>(dataset, sampler, plan, Step{counters.step}, loading,
                                            settings_.stop);
@@ -165,26 +215,32 @@ void Trainer::train() {
   std::int64_t numel = 0;
   for (const auto& parameter : assembly_.engine.parameters()) numel += parameter.tensor.numel();
   log_info("{} parameters; {} samples; global batch {} = {} ranks x {} micro steps of up to {}",
-           numel, dataset.size(), train_.global_batch, world_.size(), plan.micro_steps(),
+           numel, dataset.size(), train_.global_batch, ranks, plan.micro_steps(),
            train_.micro_batch);
+  if (mesh_.branches() > 1) {
+    log_info("{} branches of {} ranks each, on the same samples; this is branch {}",
+             mesh_.branches(), ranks, mesh_.branch());
+  }
   log_info("gradient buckets: {}, wire dtype {}, sharded over the ranks: {}{}",
            assembly_.engine.buckets(), dist_.wire_dtype, dist_.shard,
            dist_.paranoid ? "; every step is made a second time and compared" : "");
-  if (world_.size() > 1) log_info("gradients are summed {}", summation_.to_text());
-  if (const std::int64_t most = (train_.global_batch + world_.size() - 1) / world_.size();
-      train_.global_batch % world_.size() != 0) {
+  if (ranks > 1) log_info("gradients are summed {}", summation_.to_text());
+  if (const std::int64_t most = (train_.global_batch + ranks - 1) / ranks;
+      train_.global_batch % ranks != 0) {
     log_common_warning(fmt::format(
         "train.global_batch = {} does not divide by {} ranks: some take {} samples of a step and "
         "some {}, which leaves {:.0f} % of the compute idle (a multiple of {} leaves none)",
-        train_.global_batch, world_.size(), most, most - 1,
-        100 * (1 - double(train_.global_batch) / double(most * world_.size())), world_.size()));
+        train_.global_batch, ranks, most, most - 1,
+        100 * (1 - double(train_.global_batch) / double(most * ranks)), ranks));
   }
   log_debug("{} loader threads read up to {} micro batches ahead", loading.workers,
             loading.prefetch);
 
-  assembly_.engine.require_same_parameters("at the start", ExitCode::environment);
+  mesh_.in_each_branch(
+      [&] { assembly_.engine.require_same_parameters("at the start", ExitCode::environment); });
   if (grid_is_missing()) make_grid();  // the run was stopped before or while they were made
 
+  const std::string first_objective = assembly_.task->objectives().front().name;
   dist::StragglerWatch stragglers(world_, watch_.straggler_every);
   const double wall_before = counters.wall_s;
   const auto started = Clock::now();
@@ -196,7 +252,10 @@ void Trainer::train() {
     double data_wait_s = 0;
     const auto next_batch = [&] {
       const auto wait_started = Clock::now();
-      data::Batch batch = loader_->next();
+      // Who cannot read on must not leave the others waiting inside their losses.
+      data::Batch batch = assembly_.task->exchanges()
+                              ? world_.agreed([&] { return loader_->next(); })
+                              : loader_->next();
       data_wait_s += seconds_since(wait_started);
       return batch;
     };
@@ -210,7 +269,9 @@ void Trainer::train() {
                             .next_batch = next_batch,
                             .total_steps = train_.steps,
                             .bad_samples = bad_samples,
-                            .stop = settings_.stop};
+                            .stop = settings_.stop,
+                            .exchange = *exchange_,
+                            .mesh = mesh_.branches() > 1 ? &mesh_ : nullptr};
     const StepReport report = paranoid_ ? paranoid_->step(inputs) : assembly_.engine.step(inputs);
     const double own_s = seconds_since(step_started) - (dist::waited_s() - waited_before);
     stragglers.add(own_s + faults_.stretch(own_s));
@@ -231,7 +292,8 @@ void Trainer::train() {
                        .samples_per_s = double(train_.global_batch) / step_s,
                        .step_ms = 1e3 * step_s,
                        .data_wait_ms = 1e3 * data_wait_s,
-                       .bad_samples = bad_samples.count()});
+                       .bad_samples = bad_samples.count(),
+                       .further = further_numbers(report, first_objective)});
     }
     const bool last = counters.step == train_.steps;
     if (report.stop && !last) {
@@ -241,8 +303,10 @@ void Trainer::train() {
                                   : "stopped, because a signal asked another rank to");
     }
     if (due(dist_.verify_every, counters.step)) {
-      assembly_.engine.require_same_parameters(fmt::format("after step {}", step.value),
-                                               ExitCode::numbers);
+      mesh_.in_each_branch([&] {
+        assembly_.engine.require_same_parameters(fmt::format("after step {}", step.value),
+                                                 ExitCode::numbers);
+      });
       log_debug("all ranks hold the same parameters after step {}", step.value);
     }
     if (due(checkpoint_.every, counters.step) && !last) save(SaveKind::periodic);
@@ -306,7 +370,7 @@ void Trainer::make_grid() {
   const auto file = directory_.sample(assembly_.counters.step);
   try {
     const auto grid =
-        write_grid(*assembly_.task, draws_, world_, sample_.pictures, file, settings_.stop);
+        write_grid(*assembly_.task, draws_, mesh_, sample_.pictures, file, settings_.stop);
     if (recorder_) recorder_->picture(assembly_.counters.step, grid);
     log_info("pictures: {}", file.string());
   } catch (const Error& error) {  // agreed. A full disk costs the pictures, not the run.
@@ -327,9 +391,10 @@ void Trainer::finish() {
   for (const auto& job : assembly_.task->jobs()) {
     std::optional<Progress> progress;
     std::int64_t done = 0;
-    const std::int64_t mine = (job->size() + world_.size() - 1) / world_.size();
+    const std::int64_t ranks = mesh_.data().size();
+    const std::int64_t mine = (job->size() + ranks - 1) / ranks;
     if (world_.is_root()) progress.emplace(std::string(job->name()), "items", 0, mine, mine);
-    JobContext context{.world = world_,
+    JobContext context{.world = mesh_.data(),
                        .draws = draws_,
                        .advance =
                            [&](std::int64_t items) {
@@ -338,8 +403,9 @@ void Trainer::finish() {
                            },
                        .stop = settings_.stop,
                        .results = {}};
-    run_job(*job, context);
-    summary.merge(context.results);
+    mesh_.in_each_branch([&] { run_job(*job, context); });
+    summary.merge(mesh_.branches() > 1 ? results_of_branches(mesh_, context.results)
+                                       : context.results);
   }
   world_.agreed([&] {
     if (world_.is_root()) directory_.write_summary(summary);
@@ -347,6 +413,41 @@ void Trainer::finish() {
   log_info("summary ({}):", directory_.summary().string());
   for (const auto& [name, value] : summary) log_info("  {:<24} {:.6g}", name, value);
 }
+
+namespace {
+
+/// Ranks whose losses exchange are together in every micro batch, so none may be empty.
+void require_samples_everywhere(const configs::Recipe& recipe, const TrainOptions& train,
+                                int ranks) {
+  const data::BatchPlan first(train.global_batch, train.micro_batch, 0, ranks);  // a smallest share
+  if (first.samples_here() > (first.micro_steps() - 1) * train.micro_batch) return;
+  throw recipe.error_at(
+      "train.micro_batch",
+      fmt::format(
+          "train.global_batch = {} on {} ranks in micro batches of {} leaves some ranks without "
+          "samples in the last one (run.task = \"{}\" exchanges between ranks inside its loss, so "
+          "each needs some). Make train.global_batch a multiple of the ranks, or change "
+          "train.micro_batch.",
+          train.global_batch, ranks, train.micro_batch, recipe.section<RunOptions>("run").task));
+}
+
+/// Which objectives a task has and in which steps something of each is trained, as a text.
+std::string rhythm(Task& task) {
+  std::string text;
+  const std::vector<ParameterGroup> groups = task.groups();
+  for (const Objective& objective : task.objectives()) {
+    text += fmt::format("  {} from step {} every {}:", objective.name, objective.first,
+                        objective.every);
+    for (const ParameterGroup& group : groups) {
+      if (std::ranges::count(objective.groups, group.name) > 0)
+        text += fmt::format(" [{}, {})", group.active.begin, group.active.end);
+    }
+    text += '\n';
+  }
+  return text;
+}
+
+}  // namespace
 
 std::filesystem::path default_run_directory(const configs::Recipe& recipe) {
   const auto run = recipe.section<RunOptions>("run");
@@ -356,14 +457,25 @@ std::filesystem::path default_run_directory(const configs::Recipe& recipe) {
 
 std::unique_ptr<Task> check_recipe(const configs::Recipe& recipe, int world) {
   recipe.check(schema_of(recipe));
+  auto task = make_task(recipe, Materialise::meta);
+  const int branches = task->branches(), ranks = std::max(world / branches, 1);
+  if (world % branches != 0) {
+    throw recipe.error_at(
+        "run.task",
+        fmt::format("run.task = \"{}\" works in {} branches, and {} {} not divide into them (all "
+                    "branches have equally many). Start {} ranks, or a multiple of them "
+                    "(validate: --world {}).",
+                    recipe.section<RunOptions>("run").task, branches, world,
+                    world == 1 ? "rank does" : "ranks do", branches, branches));
+  }
   const auto train = recipe.section<TrainOptions>("train");
-  if (train.global_batch < world) {
+  if (train.global_batch < ranks) {
     throw recipe.error_at(
         "train.global_batch",
         fmt::format(
-            "train.global_batch = {} is less than the {} ranks (every rank needs a sample of "
+            "train.global_batch = {} is less than the {} ranks{} (every rank needs a sample of "
             "each step). Raise it, or start fewer ranks.",
-            train.global_batch, world));
+            train.global_batch, ranks, branches > 1 ? " of a branch" : ""));
   }
   const auto sample = recipe.section<SampleOptions>("sample");
   const auto averages = averages_of(recipe);
@@ -375,8 +487,16 @@ std::unique_ptr<Task> check_recipe(const configs::Recipe& recipe, int world) {
                     "ema.more names, as \"ema.<name>\"). Name one of them, or \"model\".",
                     sample.weights));
   }
-  require_two_levels_possible(recipe, world);
-  return task_kind_of(recipe).make(recipe, Materialise::meta);
+  require_two_levels_possible(recipe, ranks);
+  if (task->exchanges()) require_samples_everywhere(recipe, train, ranks);
+  for (int branch = 1; branch < branches; ++branch) {
+    const std::string here = rhythm(*make_task(recipe, Materialise::meta, branch));
+    TRESTLE_ASSERT(here == rhythm(*task),
+                   "branches 0 and {} train in different steps (in one the others would wait):\n{}"
+                   "\n{}",
+                   branch, rhythm(*task), here);
+  }
+  return task;
 }
 
 }  // namespace trestle::trainers

@@ -12,6 +12,7 @@
 #include "data/loader.h"
 #include "dist/collectives.h"
 #include "dist/flight_ring.h"
+#include "dist/mesh.h"
 #include "trainers/fault_injection.h"
 #include "trainers/metrics/recorder.h"
 #include "trainers/metrics/run_directory.h"
@@ -27,15 +28,31 @@
 
 namespace trestle::trainers {
 
+/// A task with its weights, and the ranks in as many branches as it has; it has entered this one's.
+struct PlacedTask {
+  std::unique_ptr<Task> task;
+  dist::Mesh mesh;
+};
+
+/// COLLECTIVE. The recipe's task.
+PlacedTask place_task(const configs::Recipe& recipe, const dist::Communicator& world);
+
 /// A task and the engine over its parameters: what checkpoints hold. Also used without a loop, to
-/// make pictures from a checkpoint. LOCAL; the collectives outlive it.
+/// make pictures from a checkpoint. LOCAL; the collectives, of the mesh's data axis, outlive it.
 struct Assembly {
-  Assembly(const configs::Recipe& recipe, dist::Collectives& collectives);
-  TrainingState state() { return {.engine = engine, .task = *task, .counters = counters}; }
+  Assembly(const configs::Recipe& recipe, std::unique_ptr<Task> task,
+           dist::Collectives& collectives, int branch = 0);
+  /// The recipe's task, in branch 0.
+  Assembly(const configs::Recipe& recipe, dist::Collectives& collectives)
+      : Assembly(recipe, make_task(recipe, Materialise::weights), collectives) {}
+  TrainingState state() {
+    return {.engine = engine, .task = *task, .counters = counters, .branch = branch};
+  }
 
   std::unique_ptr<Task> task;
   Engine engine;
   RunCounters counters;
+  int branch;
 };
 
 /// What to do with a run directory whose recipe differs in what decides the result.
@@ -92,9 +109,12 @@ class Trainer {
   LogOptions log_;
   TrainerSettings settings_;
   Draws draws_;
+  PlacedTask placed_;  ///< whose task is soon the assembly's
+  const dist::Mesh& mesh_ = placed_.mesh;
   Summation summation_;
   std::unique_ptr<dist::Collectives> collectives_, plain_;
   Assembly assembly_;
+  std::unique_ptr<Exchange> exchange_;
   std::optional<Paranoid> paranoid_;
   FaultInjection faults_;
   Saver saver_;
@@ -107,7 +127,7 @@ class Trainer {
 /// LOCAL. Everything that can be wrong with a recipe and is seen without data or weights: unknown
 /// and ill-typed keys, values that do not fit together for this number of ranks. Throws
 /// Error(usage).
-/// Returns the task it checked with, on the meta device.
+/// Returns the task it checked with, on the meta device, in branch 0.
 std::unique_ptr<Task> check_recipe(const configs::Recipe& recipe, int world);
 
 /// LOCAL. "runs/<run.name, or the recipe's file name>".

@@ -33,8 +33,11 @@ int sample(const dist::Communicator& world, StopToken stop, const std::string& g
     return found;
   });
   bind_threads(world, recipe.section<trainers::DistOptions>("dist").threads);
-  const auto collectives = dist::make_collectives(world);
-  auto assembly = world.agreed([&] { return trainers::Assembly(recipe, *collectives); });
+  auto [task, mesh] = trainers::place_task(recipe, world);
+  const auto collectives = dist::make_collectives(mesh.data());
+  auto assembly = world.agreed([&, &task = task, &mesh = mesh] {
+    return trainers::Assembly(recipe, std::move(task), *collectives, mesh.branch());
+  });
   world.agreed([&] {
     trainers::TrainingState state = assembly.state();
     checkpoint::load(folder, state.visitor());
@@ -42,8 +45,7 @@ int sample(const dist::Communicator& world, StopToken stop, const std::string& g
   assembly.engine.publish();
   const auto options = recipe.section<trainers::SampleOptions>("sample");
   const trainers::Engine::Averaged averaged(assembly.engine, options.weights);
-  const Draws draws(static_cast<std::uint64_t>(recipe.section<trainers::RunOptions>("run").seed));
-  trainers::write_grid(*assembly.task, draws, world, options.pictures, out, stop);
+  trainers::write_grid(*assembly.task, draws, mesh, options.pictures, out, stop);
   log_info("pictures of {}: {}", folder.string(), out);
   return 0;
 }

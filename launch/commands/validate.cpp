@@ -70,23 +70,33 @@ bool check_data(trainers::Task& task, std::int64_t max_bad) {
   return training_bad > 0;
 }
 
-int validate(const RecipeArguments& arguments, int world) {
-  const configs::Recipe recipe = arguments.load();
-  // On the meta device the model has its names and shapes and no memory.
-  const auto task = trainers::check_recipe(recipe, world);
+void print_model(trainers::Task& task, const std::string& of) {
   std::int64_t tensors = 0, numel = 0;
-  for (const auto& group : task->groups()) {
+  for (const auto& group : task.groups()) {
     for (const auto& parameter : group.parameters) {
       ++tensors;
       numel += parameter.tensor.numel();
     }
   }
+  fmt::print("model       {} parameters in {} tensors{}\n", numel, tensors, of);
+}
+
+int validate(const RecipeArguments& arguments, int world) {
+  const configs::Recipe recipe = arguments.load();
+  // On the meta device the model has its names and shapes and no memory.
+  const auto task = trainers::check_recipe(recipe, world);
+  const int branches = task->branches(), ranks = world / branches;
   const auto train = recipe.section<trainers::TrainOptions>("train");
-  const data::BatchPlan plan(train.global_batch, train.micro_batch, 0, world);
+  const data::BatchPlan plan(train.global_batch, train.micro_batch, 0, ranks);
   fmt::print("task        {}\n", recipe.section<trainers::RunOptions>("run").task);
-  fmt::print("model       {} parameters in {} tensors\n", numel, tensors);
+  for (int branch = 0; branch < branches; ++branch) {
+    const std::string of = branches > 1 ? fmt::format(" (branch {} of {})", branch, branches) : "";
+    print_model(
+        branch == 0 ? *task : *trainers::make_task(recipe, trainers::Materialise::meta, branch),
+        of);
+  }
   fmt::print("batch       {} samples a step = {} ranks x {} micro steps of up to {}\n",
-             train.global_batch, world, plan.micro_steps(), train.micro_batch);
+             train.global_batch, ranks, plan.micro_steps(), train.micro_batch);
   fmt::print("run         {} steps in {}\n", train.steps,
              trainers::default_run_directory(recipe).string());
   const bool bad = check_data(*task, recipe.section<data::LoaderOptions>("data").max_bad);

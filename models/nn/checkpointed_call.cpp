@@ -16,6 +16,16 @@ namespace {
 
 namespace autograd = torch::autograd;
 
+thread_local int segments_running = 0;
+
+Tensors run_segment(const Segment& segment, const Tensors& inputs, const std::any& extra) {
+  struct Running {
+    Running() { ++segments_running; }
+    ~Running() { --segments_running; }
+  } const running;
+  return segment(inputs, extra);
+}
+
 /// Autograd's own way to make a node: its deleter does not recurse through long graphs.
 template <class NodeType, class... Args>
 std::shared_ptr<NodeType> make_node(Args&&... args) {
@@ -71,7 +81,7 @@ struct SegmentNode : autograd::Node {
     Tensors outputs;
     {
       const at::AutoGradMode as_in_forward(true);
-      outputs = segment(originate_in(beginning, kept), extra);
+      outputs = run_segment(segment, originate_in(beginning, kept), extra);
     }
     TRESTLE_ASSERT(outputs.size() >= gradients.size(),
                    "a segment gave {} tensors when it was computed anew", outputs.size());
@@ -103,11 +113,13 @@ Tensors gather_gradients(const Tensors& tensors) {
 
 }  // namespace
 
+bool inside_checkpointed_segment() { return segments_running > 0; }
+
 Tensors checkpointed_call(Segment segment, const Tensors& inputs, std::any extra) {
   if (!at::GradMode::is_enabled()) return segment(inputs, extra);
   // With gradients on, though the graph is dropped at once: operations choose their kernels by
   // whether a gradient is asked for, and the outputs say whether there is anything to train.
-  Tensors outputs = segment(originate_in(make_node<Beginning>(), inputs), extra);
+  Tensors outputs = run_segment(segment, originate_in(make_node<Beginning>(), inputs), extra);
   const auto node = make_node<SegmentNode>(std::move(segment), std::move(extra), inputs);
   return originate_in(node, outputs);
 }

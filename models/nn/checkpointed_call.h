@@ -42,6 +42,10 @@ using Segment = std::function<Tensors(const Tensors& inputs, const std::any& ext
 
 Tensors checkpointed_call(Segment segment, const Tensors& inputs, std::any extra = {});
 
+/// Whether a segment that backward will compute anew (or does just now) is running on this thread:
+/// no place for what must happen once, such as communication.
+bool inside_checkpointed_segment();
+
 /// Block `index` of a model: `carried` goes from block to block (a block may return more tensors
 /// than it got, and hands on those that are not its own), `shared` is read by every block.
 using Block = std::function<Tensors(std::size_t index, const Tensors& carried,

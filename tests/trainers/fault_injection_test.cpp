@@ -46,12 +46,12 @@ TEST(Faults, WhatIsNoneIsRefusedWithTheNearest) {
 
 TEST(Faults, OfARankThatIsNotThere) {
   const auto self = dist::Communicator::self();
-  EXPECT_THROW(FaultInjection({parse_fault("nan@rank1:step2")}, self), Error);
+  EXPECT_THROW(FaultInjection({parse_fault("nan@rank1:step2")}, self, self), Error);
 }
 
 TEST(Faults, HappenAtTheirStepOnly) {
   const auto self = dist::Communicator::self();
-  FaultInjection faults({parse_fault("nan@rank0:step2"), parse_fault("slow=3x@rank0")}, self);
+  FaultInjection faults({parse_fault("nan@rank0:step2"), parse_fault("slow=3x@rank0")}, self, self);
   const at::Tensor weight = at::ones({2, 2}).requires_grad_(true);
   const std::vector<NamedParameter> parameters{{"weight", weight}};
   const auto gradient_is_number = [&](std::int64_t step) {

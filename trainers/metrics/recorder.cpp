@@ -4,6 +4,7 @@
 #include "base/log.h"
 
 #include <fstream>
+#include <map>
 #include <unistd.h>
 
 namespace trestle::trainers {
@@ -37,25 +38,28 @@ void Recorder::observe(const std::function<void()>& write) {
 }
 
 void Recorder::step(const StepRecord& record) {
+  std::map<std::string, double> further;
+  for (const auto& [name, loss, grad_norm] : record.further) {
+    further["loss/" + name] = loss;
+    further["grad_norm/" + name] = grad_norm;
+  }
   observe([&] {
-    metrics_.append({{"step", record.step},
-                     {"samples", record.samples},
-                     {"loss", record.loss},
-                     {"lr", record.learning_rate},
-                     {"grad_norm", record.grad_norm},
-                     {"samples_per_s", record.samples_per_s},
-                     {"step_ms", record.step_ms},
-                     {"data_wait_ms", record.data_wait_ms},
-                     {"rss_bytes", resident_bytes()},
-                     {"bad_samples", record.bad_samples}});
+    std::vector<formats::JsonField> fields{
+        {"step", record.step},           {"samples", record.samples},
+        {"loss", record.loss},           {"lr", record.learning_rate},
+        {"grad_norm", record.grad_norm}, {"samples_per_s", record.samples_per_s},
+        {"step_ms", record.step_ms},     {"data_wait_ms", record.data_wait_ms},
+        {"rss_bytes", resident_bytes()}, {"bad_samples", record.bad_samples}};
+    for (const auto& [key, value] : further) fields.push_back({key, value});
+    metrics_.append(std::span<const formats::JsonField>(fields));
   });
   if (events_) {
-    events_->scalars(record.step + 1, {{"train/loss", record.loss},
-                                       {"train/lr", record.learning_rate},
-                                       {"train/grad_norm", record.grad_norm},
-                                       {"speed/samples_per_s", record.samples_per_s},
-                                       {"speed/step_ms", record.step_ms},
-                                       {"speed/data_wait_ms", record.data_wait_ms}});
+    std::map<std::string, double> values{
+        {"train/loss", record.loss},           {"train/lr", record.learning_rate},
+        {"train/grad_norm", record.grad_norm}, {"speed/samples_per_s", record.samples_per_s},
+        {"speed/step_ms", record.step_ms},     {"speed/data_wait_ms", record.data_wait_ms}};
+    for (const auto& [key, value] : further) values["train/" + key] = value;
+    events_->scalars(record.step + 1, values);
   }
   progress_.update(record.step + 1,
                    fmt::format("loss {:.4f} | lr {:.2e} | {:.1f} samples/s", record.loss,

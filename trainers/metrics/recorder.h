@@ -13,6 +13,8 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <string>
+#include <vector>
 
 namespace trestle::trainers {
 
@@ -23,6 +25,13 @@ struct StepRecord {
   double loss = 0, learning_rate = 0, grad_norm = 0;
   double samples_per_s = 0, step_ms = 0, data_wait_ms = 0;
   std::int64_t bad_samples = 0;  ///< replaced so far, distinct
+  /// Beside the run's first objective in its first branch: "discriminator", "branch-1",
+  /// "discriminator/branch-1".
+  struct Further {
+    std::string name;
+    double loss = 0, grad_norm = 0;
+  };
+  std::vector<Further> further = {};
 };
 
 class Recorder {
