@@ -75,10 +75,12 @@ std::string Summation::change_since(const checkpoint::Manifest& manifest) const 
       before, now);
 }
 
-Summation choose_summation(const dist::Communicator& world, const std::string& wish,
+Summation choose_summation(const dist::Mesh& mesh, const std::string& wish,
                            const std::vector<std::string>& hosts) {
-  const auto gathered = world.all_gather_bytes(dist::this_process().host);
-  return world.agreed([&] { return Summation(wish, hosts.empty() ? gathered : hosts); });
+  const auto gathered = mesh.world().all_gather_bytes(dist::this_process().host);
+  return mesh.world().agreed([&] {
+    return Summation(wish, hosts.empty() ? gathered : hosts, mesh.branches(), mesh.branch());
+  });
 }
 
 void require_two_levels_possible(const configs::Recipe& recipe, int ranks) {

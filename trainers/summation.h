@@ -1,7 +1,7 @@
 // In which order a run sums its gradients: rank by rank, or by hosts (dist/two_level.h). "Equal
 // bits" always means: of the same ranks and topology.
 //
-//   const Summation summation = choose_summation(world, options.two_level);
+//   const Summation summation = choose_summation(mesh, options.two_level);
 //   dist::make_collectives(world, "gradients", {.two_level = summation.two_level()});
 //   const std::string change = summation.change_since(manifest);   // when a run resumes
 //
@@ -9,7 +9,7 @@
 #pragma once
 #include "checkpoint/manifest.h"
 #include "configs/recipe.h"
-#include "dist/communicator.h"
+#include "dist/mesh.h"
 #include "dist/topology.h"
 
 #include <optional>
@@ -42,7 +42,7 @@ class Summation {
 };
 
 /// COLLECTIVE. On the machines of these ranks, or on `hosts` in their place; an error is agreed.
-Summation choose_summation(const dist::Communicator& world, const std::string& wish,
+Summation choose_summation(const dist::Mesh& mesh, const std::string& wish,
                            const std::vector<std::string>& hosts = {});
 
 /// Throws Error(usage) where the recipe demands two levels and no placement of so many ranks (of a

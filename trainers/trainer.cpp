@@ -95,7 +95,7 @@ Trainer::Trainer(const configs::Recipe& recipe, const dist::Communicator& world,
       settings_(settings),
       draws_(static_cast<std::uint64_t>(run_.seed)),
       placed_(place_task(recipe, world)),
-      summation_(choose_summation(mesh_.data(), dist_.two_level, settings.hosts)),
+      summation_(choose_summation(mesh_, dist_.two_level, settings.hosts)),
       collectives_(dist::make_collectives(mesh_.data(), "gradients",
                                           {.two_level = summation_.two_level()})),
       assembly_(world.agreed([&] {
