@@ -42,27 +42,27 @@ void require_outside_segments() {
       "the segment return what is exchanged.");
 }
 
-/// The shape and dtype of a tensor, as other ranks are told.
+/// What a rank brings to a call and wants of it, as the others are told.
 struct Form {
   std::vector<std::int64_t> sizes;
   at::ScalarType dtype = at::kFloat;
   bool needs_gradient = false;
-  std::int64_t call = 0;  ///< which of the functions, and of which branch
+  int wanted_branch = 0;  ///< from_branch
 
   std::string encode() const {
     dist::Packer packer;
-    packer.number(call);
     packer.number(static_cast<std::int64_t>(dtype));
     packer.number(needs_gradient ? 1 : 0);
+    packer.number(wanted_branch);
     for (const std::int64_t size : sizes) packer.number(size);
     return packer.take();
   }
   static Form decode(std::string_view bytes) {
     dist::Unpacker unpacker(bytes);
     Form form;
-    form.call = unpacker.number();
     form.dtype = static_cast<at::ScalarType>(unpacker.number());
     form.needs_gradient = unpacker.number() != 0;
+    form.wanted_branch = static_cast<int>(unpacker.number());
     for (std::size_t at = 3; at < bytes.size() / sizeof(std::int64_t); ++at)
       form.sizes.push_back(unpacker.number());
     return form;
@@ -73,24 +73,17 @@ struct Form {
 };
 
 /// COLLECTIVE. What every rank brings to this call.
-std::vector<Form> forms_of_all(const dist::Communicator& ranks, std::int64_t call,
-                               const at::Tensor& tensor) {
+std::vector<Form> forms_of_all(const dist::Communicator& ranks, const at::Tensor& tensor,
+                               int wanted_branch = 0) {
   const Form mine{.sizes = tensor.sizes().vec(),
                   .dtype = tensor.scalar_type(),
                   .needs_gradient = at::GradMode::is_enabled() && tensor.requires_grad(),
-                  .call = call};
+                  .wanted_branch = wanted_branch};
   std::vector<Form> forms;
   for (const std::string& bytes : ranks.all_gather_bytes(mine.encode()))
     forms.push_back(Form::decode(bytes));
-  for (std::size_t rank = 0; rank < forms.size(); ++rank) {
-    require_everywhere(forms[rank].call == forms[0].call,
-                       "the ranks exchange in different order (each loss must make the same calls "
-                       "on every rank, with the same branch). Please report it with the recipe.");
-  }
   return forms;
 }
-
-constexpr std::int64_t kGatherSamples = -1;  // as Form::call; from_branch: the branch
 
 /// The rows of all ranks, each padded to as many as any has.
 struct Rows {
@@ -190,7 +183,7 @@ class MeshExchange : public Exchange {
     require_outside_segments();
     const dist::Communicator& ranks = data_->communicator();
     if (ranks.size() == 1) return own;
-    const std::vector<Form> forms = forms_of_all(ranks, kGatherSamples, own);
+    const std::vector<Form> forms = forms_of_all(ranks, own);
     const Rows rows = rows_of(forms);
 
     const at::Tensor values = own.detach().contiguous();
@@ -231,12 +224,21 @@ class MeshExchange : public Exchange {
                        "the task asks for branch {} of {}. Please report it.", branch,
                        mesh_.branches());
     if (mesh_.branches() == 1) return own.detach();
-    const std::vector<Form> forms = forms_of_all(across_->communicator(), branch, own);
-    const Form& form = forms[static_cast<std::size_t>(branch)];
-    at::Tensor values = branch == mesh_.branch()
-                            ? own.detach().contiguous()
-                            : at::empty(form.sizes, own.options().dtype(form.dtype));
-    across_->broadcast(values, branch, fmt::format("from_branch {}", branch)).wait();
+    const std::vector<Form> forms = forms_of_all(across_->communicator(), own, branch);
+    const at::Tensor mine = own.detach().contiguous();
+    const int here = mesh_.branch();
+    std::vector<dist::Work> works;
+    for (int other = 0; other < mesh_.branches(); ++other) {
+      if (other != here && forms[static_cast<std::size_t>(other)].wanted_branch == here)
+        works.push_back(across_->send(mine, other, "from_branch"));
+    }
+    at::Tensor values = mine;
+    if (branch != here) {
+      const Form& form = forms[static_cast<std::size_t>(branch)];
+      values = at::empty(form.sizes, own.options().dtype(form.dtype));
+      works.push_back(across_->recv(values, branch, "from_branch"));
+    }
+    for (dist::Work& work : works) work.wait();
     return values;
   }
 

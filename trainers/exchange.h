@@ -35,7 +35,8 @@ class Exchange {
   /// [n, ...] of each rank of this branch -> [...]: the mean over all their rows. Detached.
   virtual at::Tensor global_mean(const at::Tensor& rows) = 0;
   /// What the rank at this place of branch `branch` passed in the same call, which is about the
-  /// same samples. Shapes and dtypes may differ between branches. Detached.
+  /// same samples. Each branch may ask for another one; shapes and dtypes may differ between them.
+  /// Detached.
   virtual at::Tensor from_branch(int branch, const at::Tensor& own) = 0;
 
   /// For the step, around each loss. tie() gives the loss a graph through which backward comes to

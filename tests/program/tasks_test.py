@@ -270,6 +270,10 @@ def check_faults_of_branches(runs: Runs) -> None:
                           ranks=4)
     runs.expect(skipped.returncode == 0 and "The step is skipped" in skipped.stderr,
                 f"skip: code {skipped.returncode}, {skipped.stderr}")
+    counts = trestle.last_checkpoint(runs.scratch / "skip").manifest["values"]
+    for branch in (0, 1):
+        runs.expect(counts[f"branches/{branch}/optim/count"] == {"int64": 7},
+                    f"skip: branch {branch} made {counts} of 8 steps, not 7")
 
     codes, result = trestle.run_for_codes(
         runs.program, *runs.command("unusable", ("task.unusable=5",)), ranks=4)
@@ -283,6 +287,9 @@ def check_faults_of_branches(runs: Runs) -> None:
     print(f"two_branches: {verdict['sentence']}")
     runs.expect(set(codes) == {7} and verdict["rank"] == 2 and verdict["step"] == 3,
                 f"hang: codes {codes}, {verdict}")
+    flight = (runs.scratch / "hang" / "logs" / "flight-00000.jsonl").read_text()
+    calls = [(o["channel_name"], o["name"]) for o in map(json.loads, flight.splitlines())]
+    runs.expect(("exchange", "from_branch") in calls, "the flight ring has no exchange")
 
 
 def main() -> int:

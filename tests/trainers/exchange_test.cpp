@@ -129,6 +129,8 @@ TEST(Exchange, BranchesSeeEachOthersMapsOfTheSameSamples) {
       EXPECT_TRUE(at::equal(
           theirs, at::full({2, 1 + branch}, 10.0 * branch + mesh.data().rank(), at::kDouble)));
     }
+    // Each may ask for another one.
+    EXPECT_EQ(exchange->from_branch(1 - mesh.branch(), map).size(1), 2 - mesh.branch());
     // Samples are those of the branch.
     EXPECT_EQ(exchange->gather_samples(map).size(0), 4);
     EXPECT_TRUE(
