@@ -29,8 +29,8 @@ void Saver::save(const checkpoint::Visitor& state, std::int64_t step, SaveKind k
                             .step = step,
                             .recipe_toml = recipe_toml_,
                             .recipe_hash = recipe_hash_,
-                             .topology = topology_,
-                             .holders = &mesh_.data()}),
+                            .topology = topology_,
+                            .holders = &mesh_.data()}),
           step);
     failures_in_a_row_ = 0;
   } catch (const Error& error) {  // agreed: every rank is here

@@ -124,12 +124,6 @@ class Trainer {
   std::unique_ptr<data::Loader> loader_;
 };
 
-/// LOCAL. Everything that can be wrong with a recipe and is seen without data or weights: unknown
-/// and ill-typed keys, values that do not fit together for this number of ranks. Throws
-/// Error(usage).
-/// Returns the task it checked with, on the meta device, in branch 0.
-std::unique_ptr<Task> check_recipe(const configs::Recipe& recipe, int world);
-
 /// LOCAL. "runs/<run.name, or the recipe's file name>".
 std::filesystem::path default_run_directory(const configs::Recipe& recipe);
 

@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
 #include "launch/commands/command.h"
+#include "trainers/check_recipe.h"
 #include "trainers/grid.h"
 #include "trainers/trainer.h"
 

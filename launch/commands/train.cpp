@@ -2,6 +2,7 @@
 #include "launch/commands/command.h"
 #include "launch/signals.h"
 #include "launch/watch.h"
+#include "trainers/check_recipe.h"
 #include "trainers/fault_injection.h"
 #include "trainers/trainer.h"
 

@@ -4,6 +4,7 @@
 #include "data/sampler.h"
 #include "data/scan.h"
 #include "launch/commands/command.h"
+#include "trainers/check_recipe.h"
 #include "trainers/metrics/progress.h"
 #include "trainers/trainer.h"
 

@@ -8,6 +8,7 @@
 #include "dist/simulated.h"
 #include "tests/support/lone_assembly.h"
 #include "tests/support/scratch.h"
+#include "trainers/check_recipe.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
