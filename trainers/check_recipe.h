@@ -12,7 +12,7 @@
 namespace trestle::trainers {
 
 /// Unknown and ill-typed keys, values that do not fit together for this number of ranks. Throws
-/// Error(usage). Returns the task it checked with, on the meta device.
+/// Error(usage). Returns the task it checked with, on the meta device, in branch 0.
 std::unique_ptr<Task> check_recipe(const configs::Recipe& recipe, int world);
 
 }  // namespace trestle::trainers
