@@ -45,7 +45,9 @@ at::Tensor Parameters::find(std::string_view name) const {
 
 at::Tensor Parameters::add(std::string name, at::IntArrayRef shape, Init init) {
   TRESTLE_ASSERT(!find(name).defined(), "parameter \"{}\" added twice", name);
-  at::Tensor tensor = initial_value(name, shape, init, options_, init_);
+  // Detached, since draws are views: a view's base would keep this memory when the parameter has
+  // moved into a flat buffer.
+  at::Tensor tensor = initial_value(name, shape, init, options_, init_).detach();
   tensor.set_requires_grad(true);
   all_.push_back({std::move(name), tensor});
   return tensor;
