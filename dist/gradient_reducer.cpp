@@ -32,33 +32,30 @@ class ArrivalHook : public torch::autograd::FunctionPostHook {
   std::function<void()> arrived_;
 };
 
-/// Flat buffers of one dtype that are lent again and again; there are as many as were ever lent at
-/// once.
+/// Flat buffers of one dtype that are lent again and again, the smallest that is large enough.
 class BufferPool {
  public:
   explicit BufferPool(at::ScalarType dtype) : dtype_(dtype) {}
 
   at::Tensor lend(std::int64_t numel) {
-    const auto fits = std::ranges::find_if(free_, [&](auto& b) { return b.numel() >= numel; });
-    at::Tensor buffer;
-    if (fits != free_.end()) {
-      buffer = std::move(*fits);
-      free_.erase(fits);
-    } else {
-      buffer = at::empty({numel}, dtype_);
+    auto best = free_.end();
+    for (auto it = free_.begin(); it != free_.end(); ++it) {
+      if (it->numel() >= numel && (best == free_.end() || it->numel() < best->numel())) best = it;
     }
+    if (best == free_.end()) return at::empty({numel}, dtype_);
+    const at::Tensor buffer = std::move(*best);
+    free_.erase(best);
     return buffer;
   }
-  void take_back(at::Tensor buffer) { free_.push_back(std::move(buffer)); }
+  /// All of it, though the borrower may have kept only a slice.
+  void take_back(const at::Tensor& lent) {
+    free_.push_back(at::empty({0}, lent.options()).set_(lent.storage()));
+  }
 
  private:
   at::ScalarType dtype_;
   std::vector<at::Tensor> free_;
 };
-
-// Buckets under way at once in mode gradients; backward waits for the oldest before it fills
-// another.
-constexpr std::size_t kPoolDepth = 4;
 
 }  // namespace
 

@@ -40,6 +40,9 @@
 namespace trestle::dist {
 
 enum class ShardMode { none, optimizer, gradients };
+/// Buckets under way at once in mode gradients: backward waits for the oldest before it fills
+/// another.
+inline constexpr std::size_t kPoolDepth = 4;
 /// What gradients travel in. bf16: every contribution is rounded, the sum is not.
 enum class WireDtype { sum, bf16 };
 
