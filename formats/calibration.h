@@ -25,7 +25,7 @@ namespace trestle::formats {
 
 struct Calibration {
   struct Host {
-    std::string name;
+    std::string name = {};
     std::int64_t ranks = 1;
   };
   struct Point {
@@ -39,7 +39,7 @@ struct Calibration {
   };
   /// Time without communication, of one rank among as many as the calibration has.
   struct Compute {
-    std::string task;
+    std::string task = {};
     std::int64_t parameters = 0, micro_batch = 1, checkpoint_every = 0;
     std::int64_t sample_bytes = 0;
     double forward_s_per_sample = 0, backward_s_per_sample = 0, optimizer_s_per_element = 0;

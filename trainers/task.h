@@ -74,6 +74,12 @@ struct LossReport {
   std::vector<LossTerm> terms;
 };
 
+/// Weights that the loss uses and no step changes: a codec, a teacher.
+struct FrozenPart {
+  std::string name;
+  std::vector<NamedParameter> parameters;
+};
+
 struct StepContext {
   Step step;
   const Draws& draws;  ///< of the run; keyed by the batch's positions
@@ -102,6 +108,8 @@ class Task {
   virtual bool exchanges() const { return branches() > 1; }
 
   virtual std::vector<ParameterGroup> groups() = 0;
+  /// Every rank holds them whole; a memory plan counts them.
+  virtual std::vector<FrozenPart> frozen() { return {}; }
   /// Default: one objective over all groups.
   virtual std::vector<Objective> objectives();
   /// Opens a data set; throws Error(data).
