@@ -216,7 +216,9 @@ struct Engine::Impl {
       if (task.exchanges()) throw;  // others may wait inside their losses: all leave at once
       failure = std::current_exception();
     }
+    inputs.enter(StepPhase::reduction);
     line.reducer->finish();  // whatever happened: others wait for this rank's part
+    inputs.enter(StepPhase::norm);
     if (problem.empty() && !line.reducer->not_finite().empty())
       problem = gradient_problem(line.reducer->not_finite());
     tally.flags = {inputs.stop.requested(), inputs.bad_samples.has_news(), failure != nullptr,
@@ -247,6 +249,7 @@ struct Engine::Impl {
       report.not_finite = describe_not_finite(everyone, line, inputs.step, problem, report);
       return report;
     }
+    inputs.enter(StepPhase::update);
     update(line, inputs, clip_factor(options.max_grad_norm, report.grad_norm));
     return report;
   }
@@ -259,7 +262,9 @@ struct Engine::Impl {
         .step = inputs.step, .draws = inputs.draws, .exchange = inputs.exchange};
     std::string problem;
     for (std::int64_t micro = 0; micro < inputs.micro_steps; ++micro) {
+      inputs.enter(StepPhase::data);
       const data::Batch batch = batches.get(micro);
+      inputs.enter(StepPhase::forward);
       inputs.bad_samples.note(batch.replaced);
       if (micro == 0 && must_count(reducer, inputs)) {
         gate.open();
@@ -271,6 +276,7 @@ struct Engine::Impl {
       gate.open();
       if (problem.empty()) problem = loss.not_finite;
       loss_sum.add(loss.value);
+      inputs.enter(StepPhase::backward);
       reducer.begin_backward();
       if (loss.graph.defined()) torch::autograd::backward({loss.graph}, {});
       reducer.end_backward();

@@ -21,6 +21,17 @@ using KindCounts = std::map<std::string, std::int64_t, std::less<>>;
 KindCounts count_kinds(const data::Dataset& dataset, const data::Sampler& sampler,
                        const std::vector<Position>& global_batch);
 
+/// What a rank's main thread is about, one after the other. Of each objective: the first three once
+/// a micro batch.
+enum class StepPhase { data, forward, backward, reduction, norm, update };
+
+/// Is told where one phase ends and the next begins.
+class StepObserver {
+ public:
+  virtual ~StepObserver() = default;
+  virtual void enter(StepPhase phase) = 0;
+};
+
 struct StepInputs {
   Step step;
   const Draws& draws;
@@ -31,6 +42,7 @@ struct StepInputs {
   std::int64_t total_steps = 1;  ///< of the run: what schedules refer to
   data::BadSamples& bad_samples;
   StopToken stop = {};
+  StepObserver* observer = nullptr;
   Exchange& exchange = lone_exchange();
   /// Where the task has several branches, of which the gradients' ranks are one.
   const dist::Mesh* mesh = nullptr;
@@ -38,6 +50,9 @@ struct StepInputs {
   /// Who agrees on how the step went: all ranks of the run.
   const dist::Communicator& everyone(const dist::Communicator& branch) const {
     return mesh ? mesh->world() : branch;
+  }
+  void enter(StepPhase phase) const {
+    if (observer != nullptr) observer->enter(phase);
   }
 };
 

@@ -196,6 +196,7 @@ void add_bench(CLI::App& app, Action& action) {
   auto* command = app.add_subcommand("bench", "measure what this machine or cluster can do");
   command->require_subcommand(1);
   add_comm(*command, action);
+  add_bench_step(*command, action);
 }
 
 }  // namespace trestle::launch
