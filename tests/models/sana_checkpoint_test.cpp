@@ -1,7 +1,7 @@
 // Sana with checkpointed blocks against Sana without: the same bits in the prediction and in every
 // gradient, dropout and all; and less memory.
 #include "base/torch/tensor_memory.h"
-#include "models/sana/transformer.h"
+#include "tests/models/tiny_sana.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -12,28 +12,14 @@ namespace {
 
 constexpr std::int64_t kBlocks = 3;
 
+using Model = testing::SanaModel;
+
 sana::SanaConfig small() {
-  sana::SanaConfig config;
-  config.in_channels = 12;
-  config.out_channels = 12;
-  config.num_attention_heads = 2;
-  config.attention_head_dim = 8;
+  sana::SanaConfig config = testing::tiny_sana();
   config.num_layers = kBlocks;
-  config.num_cross_attention_heads = 2;
-  config.cross_attention_head_dim = 8;
-  config.cross_attention_dim = 16;
-  config.caption_channels = 6;
-  config.sample_size = 4;
   config.dropout = 0.3;
   return config;
 }
-
-struct Model {
-  Model(const sana::SanaConfig& config, at::ScalarType dtype)
-      : parameters(at::TensorOptions().dtype(dtype), Draws(1)), model(config, parameters.root()) {}
-  nn::Parameters parameters;
-  sana::SanaTransformer model;
-};
 
 struct Input {
   explicit Input(at::ScalarType dtype, std::int64_t side = 4) {
@@ -70,7 +56,7 @@ TEST(SanaCheckpoint, SegmentsOfAnyLengthHaveTheSameBits) {
   for (const auto dtype : {at::kFloat, at::kDouble}) {
     for (const bool qk_norm : {false, true}) {
       auto config = small();
-      if (qk_norm) config.qk_norm = "rms_norm_across_heads";
+      if (!qk_norm) config.qk_norm.reset();
       const Model m(config, dtype);
       const Input in(dtype);
       const auto plain = outcome(m, in, 0);

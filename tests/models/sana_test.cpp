@@ -1,7 +1,7 @@
 // What needs no reference: shapes, refusals, dropout and the codec. Numbers are the oracle's.
 #include "base/error.h"
 #include "models/pixels/codec.h"
-#include "models/sana/transformer.h"
+#include "tests/models/tiny_sana.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -9,29 +9,8 @@
 namespace trestle::models {
 namespace {
 
-sana::SanaConfig tiny() {
-  sana::SanaConfig config;
-  config.in_channels = 12;
-  config.out_channels = 12;
-  config.num_attention_heads = 2;
-  config.attention_head_dim = 8;
-  config.num_layers = 2;
-  config.num_cross_attention_heads = 2;
-  config.cross_attention_head_dim = 8;
-  config.cross_attention_dim = 16;
-  config.caption_channels = 6;
-  config.sample_size = 4;
-  config.qk_norm = "rms_norm_across_heads";
-  return config;
-}
-
-struct Model {
-  explicit Model(const sana::SanaConfig& config, at::Device device = at::kCPU)
-      : parameters(at::TensorOptions().dtype(at::kFloat).device(device), Draws(1)),
-        model(config, parameters.root()) {}
-  nn::Parameters parameters;
-  sana::SanaTransformer model;
-};
+using Model = testing::SanaModel;
+constexpr auto tiny = testing::tiny_sana;
 
 sana::SanaInput input(std::int64_t batch, std::int64_t height, std::int64_t width) {
   const Draws draws(2);
@@ -82,7 +61,7 @@ TEST(Sana, PaddedTextRowsDoNotCount) {
 }
 
 TEST(Sana, MetaModelHasNamesAndNoMemory) {
-  const Model real(tiny()), meta(tiny(), at::kMeta);
+  const Model real(tiny()), meta(tiny(), at::TensorOptions(at::kMeta));
   ASSERT_EQ(real.parameters.all().size(), meta.parameters.all().size());
   for (std::size_t i = 0; i < real.parameters.all().size(); ++i) {
     EXPECT_EQ(real.parameters.all()[i].name, meta.parameters.all()[i].name);
