@@ -42,6 +42,7 @@ class Settings:
     codec_factor: int
     noise_scale: float
     steps: int
+    compared_at: int  # the step after which tensors are kept
     global_batch: int
     micro_batch: int
     max_grad_norm: float
@@ -56,7 +57,8 @@ class Settings:
 
 @dataclass
 class Trained:
-    """What a run leaves: a number for each step, and tensors by parameter name."""
+    """What a run leaves: a number for each step, and, by parameter name, the tensors that it had
+    after step `compared_at`."""
 
     loss: list[float]
     grad_norm: list[float]
@@ -126,7 +128,13 @@ def train(settings: Settings, rank: int = 0, world: int = 1) -> Trained:
         slice(first, min(first + settings.micro_batch, end))
         for first in range(begin, end, settings.micro_batch)
     ]
+    names = [name for name, _ in model.named_parameters()]
+
+    def named(tensors: list[torch.Tensor]) -> Tensors:
+        return dict(zip(names, (t.detach().clone() for t in tensors), strict=True))
+
     losses, norms, rates = [], [], []
+    kept: dict[str, Tensors] = {}
     for step in range(settings.steps):
         total = torch.zeros((), dtype=torch.float64)
         for rows in shares:
@@ -147,22 +155,15 @@ def train(settings: Settings, rank: int = 0, world: int = 1) -> Trained:
         optimizer.zero_grad()
         schedule.step()
         ema.step(parameters)
-
-    names = [name for name, _ in model.named_parameters()]
-    states = [optimizer.state[parameter] for parameter in parameters]
-
-    def named(tensors: list[torch.Tensor]) -> Tensors:
-        return dict(zip(names, (t.detach() for t in tensors), strict=True))
-
-    return Trained(
-        loss=losses,
-        grad_norm=norms,
-        lr=rates,
-        weights=named(parameters),
-        ema=named(ema.shadow_params),
-        exp_avg=named([state["exp_avg"] for state in states]),
-        exp_avg_sq=named([state["exp_avg_sq"] for state in states]),
-    )
+        if step + 1 == settings.compared_at:
+            states = [optimizer.state[parameter] for parameter in parameters]
+            kept = {
+                "weights": named(parameters),
+                "ema": named(ema.shadow_params),
+                "exp_avg": named([state["exp_avg"] for state in states]),
+                "exp_avg_sq": named([state["exp_avg_sq"] for state in states]),
+            }
+    return Trained(loss=losses, grad_norm=norms, lr=rates, **kept)
 
 
 def _process(rank: int, world: int, folder: Path, cases: dict[str, Settings]) -> None:
@@ -170,16 +171,18 @@ def _process(rank: int, world: int, folder: Path, cases: dict[str, Settings]) ->
     # The depthwise gradients come in strides of their own; the copy this costs is not measured.
     warnings.filterwarnings("ignore", "Grad strides do not match")
     distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world
+        "gloo", init_method=f"file://{folder}/meeting-{world}", rank=rank, world_size=world
     )
     for name, settings in cases.items():
         trained = train(settings, rank, world)
         if rank == 0:
-            torch.save(trained, folder / f"{name}.pt")
+            torch.save(trained, folder / f"{name}-{world}.pt")
     distributed.destroy_process_group()
 
 
 def train_ddp(cases: dict[str, Settings], world: int, folder: Path) -> dict[str, Trained]:
     """Every case on `world` processes, which start once: importing takes longer than training."""
     torch.multiprocessing.spawn(_process, (world, folder, cases), nprocs=world)
-    return {name: torch.load(folder / f"{name}.pt", weights_only=False) for name in cases}
+    return {
+        name: torch.load(folder / f"{name}-{world}.pt", weights_only=False) for name in cases
+    }

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Judges whole training runs by PyTorch and diffusers: the same weights, data and draws, 20 steps.
+"""Judges whole training runs by PyTorch and diffusers: the same weights, data and draws.
 
 A run of tests/recipes/tiny.toml is exported (export_draws: the initial weights, and pictures, text,
-times and noise of every step), trained by Trestle on 1 and on 2 ranks, and by reference_training.py
-in 1 process and under DDP on 2. Accumulation, clipping, warm-up, cosine, weight decay and EMA are
-on, and the global batch divides neither by the ranks nor by the micro batch. Micro batches have the
-same shapes on both sides, and everything has one thread.
+times and noise of every step), trained by Trestle on 1, 2 and 4 ranks with each of dist.shard's
+modes, and by reference_training.py in 1 process and under DDP on 2 and 4, with one and with three
+micro batches a step. Clipping, warm-up, cosine, weight decay and EMA are on, and the global batch
+divides neither by the ranks nor by the micro batch. Micro batches have the same shapes on both
+sides, and everything has one thread.
 
 Differences are relative: of the loss and the gradient norm step by step, of tensors in the L2 norm
-over all of them. With qk_norm "none" the true gradient of attn2.to_k.bias is zero and Adam turns
-its rounding into steps; these biases are reported apart.
+over all of them after step 20. With qk_norm "none" the true gradient of attn2.to_k.bias is zero and
+Adam turns its rounding into steps; these biases are reported apart.
 
     python tests/oracle/training_oracle.py --trestle build/release/launch/trestle \\
         --export-draws build/release/tests/export_draws
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -38,7 +40,9 @@ from reference_training import Settings, Tensors, Trained, train, train_ddp
 sys.path.append(str(Path(__file__).resolve().parent.parent / "program"))
 import trestle  # what the tests of the built program share
 
-STEPS = 20
+COMPARED_AT = 20  # the step after which tensors are compared
+STEPS = {"float32": 50, "float64": COMPARED_AT}
+GLOBAL_BATCH = 11
 QK_NORMS = ("rms_norm_across_heads", "none")
 OPTIMIZER = {
     "learning_rate": 1e-3,
@@ -49,12 +53,13 @@ OPTIMIZER = {
     "weight_decay": 0.1,
 }
 RUN = {
-    "train.steps": STEPS,
-    "train.global_batch": 11,
-    "train.micro_batch": 3,
+    "train.global_batch": GLOBAL_BATCH,
     "train.max_grad_norm": 0.3,
     "optim.lr_scheduler": "cosine",
     "ema.decay": 0.5,  # where the ramp of the averages ends after 9 steps
+    "checkpoint.every": COMPARED_AT,
+    "sample.pictures": 1,
+    "sample.steps": 1,
     **{f"optim.{name}": value for name, value in OPTIMIZER.items()},
 }
 
@@ -62,7 +67,8 @@ RUN = {
 BOUNDS = {
     "float32": {
         "loss to step 5": 1e-6,
-        f"to step {STEPS}": 1e-5,
+        f"to step {COMPARED_AT}": 1e-5,
+        "to the end": 1e-5,
         "gradient norm": 1e-4,
         "learning rate": 1e-12,
         "weights": 5e-5,
@@ -75,17 +81,53 @@ BOUNDS["float64"] = {name: min(bound, 1e-9) for name, bound in BOUNDS["float32"]
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Over how many ranks, and in how many micro batches on the one that has most."""
+
+    ranks: int
+    accumulation: int
+    modes: tuple[str, ...] = ("optimizer",)  # of dist.shard: Trestle's alone
+
+    @property
+    def micro_batch(self) -> int:
+        largest_share = math.ceil(GLOBAL_BATCH / self.ranks)
+        return math.ceil(largest_share / self.accumulation)
+
+    def __str__(self) -> str:
+        return f"{self.ranks} ranks, {self.accumulation} micro batches"
+
+
+MODES = ("none", "optimizer", "gradients")
+ALONE = (Layout(1, 1), Layout(1, 3))
+SHARDED = (Layout(2, 1, MODES), Layout(2, 3, MODES), Layout(4, 1, MODES), Layout(4, 3, MODES))
+# What shards add is the order of sums, and that is tried in the dtype that shows it; without a
+# qk-norm there is nothing new but the biases.
+LAYOUTS = {
+    ("float32", QK_NORMS[0]): (*ALONE, *SHARDED),
+    ("float64", QK_NORMS[0]): (Layout(1, 3), Layout(2, 3, MODES), Layout(4, 1), Layout(4, 3)),
+    ("float32", QK_NORMS[1]): (Layout(1, 3), Layout(2, 3)),
+    ("float64", QK_NORMS[1]): (Layout(2, 3),),
+}
+
+
+@dataclass(frozen=True)
 class Case:
-    """One run, as both sides are told it."""
+    """One run, as both sides are told it; layouts differ in the size of the micro batch."""
 
     name: str
+    layouts: tuple[Layout, ...]
     sets: list[str]  # for the programs
     settings: Settings  # for the reference
+
+    def settings_of(self, layout: Layout) -> Settings:
+        return replace(self.settings, micro_batch=layout.micro_batch)
 
 
 def make_case(dtype: str, qk_norm: str, data: Path, exporter: Path, scratch: Path) -> Case:
     """Writes what the run draws into a folder of its own."""
-    run = {**RUN, "model.dtype": dtype, "model.qk_norm": qk_norm, "data.path": data}
+    steps = STEPS[dtype]
+    own = {"train.steps": steps, "model.dtype": dtype, "model.qk_norm": qk_norm, "data.path": data}
+    run = {**RUN, **own}
     sets = [f"{key}={value}" for key, value in run.items()]
     exported = scratch / f"{dtype}-{qk_norm}"
     exported.mkdir()
@@ -100,25 +142,28 @@ def make_case(dtype: str, qk_norm: str, data: Path, exporter: Path, scratch: Pat
         dtype=dtype,
         codec_factor=recipe["task"]["codec_factor"],
         noise_scale=recipe["task"]["noise_scale"],
-        steps=STEPS,
-        global_batch=RUN["train.global_batch"],
-        micro_batch=RUN["train.micro_batch"],
+        steps=steps,
+        compared_at=COMPARED_AT,
+        global_batch=GLOBAL_BATCH,
+        micro_batch=GLOBAL_BATCH,
         max_grad_norm=RUN["train.max_grad_norm"],
         ema_decay=RUN["ema.decay"],
         **OPTIMIZER,
     )
-    return Case(f"{dtype} qk_norm {qk_norm}", sets, settings)
+    return Case(f"{dtype} qk_norm {qk_norm}", LAYOUTS[dtype, qk_norm], sets, settings)
 
 
-def run_trestle(program: Path, case: Case, ranks: int) -> Trained:
-    """Trains, and reads what the run left: metrics.jsonl and the last checkpoint."""
-    run_dir = case.settings.exported / f"run-{ranks}"
-    arguments = ["train", trestle.TINY, "--run-dir", run_dir]
-    for assignment in case.sets:
-        arguments += ["--set", assignment]
-    trestle.checked(trestle.run(program, *arguments, ranks=ranks))
+def run_trestle(program: Path, case: Case, layout: Layout, mode: str) -> Trained:
+    """Trains, and reads what the run left: metrics.jsonl and the checkpoint of step 20."""
+    name = f"run-{layout.ranks}-{layout.accumulation}-{mode}"
+    run_dir = case.settings.exported / name
+    trestle.checked(trestle.run(
+        program, "train", trestle.TINY, "--run-dir", run_dir,
+        *trestle.settings(*case.sets, f"train.micro_batch={layout.micro_batch}",
+                          f"dist.shard={mode}"),
+        ranks=layout.ranks))
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    checkpoint = trestle.last_checkpoint(run_dir)
+    checkpoint = trestle.Checkpoint(run_dir / "checkpoints" / f"step-{COMPARED_AT:08}")
 
     def tensors(prefix: str, suffix: str = "") -> Tensors:
         return {
@@ -165,8 +210,9 @@ def compare(ours: Trained, theirs: Trained, settings: Settings) -> dict[str, flo
     lr = np.abs(np.array(ours.lr) - np.array(theirs.lr)).max() / max(theirs.lr)
     figures = {
         "loss to step 5": loss[:5].max(),
-        f"to step {STEPS}": loss.max(),
-        "gradient norm": grad_norm.max(),
+        f"to step {COMPARED_AT}": loss[:COMPARED_AT].max(),
+        "to the end": loss.max(),
+        "gradient norm": grad_norm[:COMPARED_AT].max(),
         "learning rate": lr,
     }
     for name in ("weights", "ema", "exp_avg", "exp_avg_sq"):
@@ -198,32 +244,51 @@ def told_with_bounds(figures: Mapping[str, float], dtype: str) -> str:
     )
 
 
+def references(cases: list[Case], scratch: Path) -> dict[tuple[str, Layout], Trained]:
+    """Each case in each of its layouts, trained once."""
+    trained = {}
+    for ranks in sorted({layout.ranks for case in cases for layout in case.layouts}):
+        wanted = {
+            f"{case.name} {layout}": (case, layout)
+            for case in cases
+            for layout in case.layouts
+            if layout.ranks == ranks
+        }
+        settings = {name: case.settings_of(layout) for name, (case, layout) in wanted.items()}
+        if ranks == 1:
+            results = {name: train(alone) for name, alone in settings.items()}
+        else:
+            results = train_ddp(settings, ranks, scratch)
+        for name, (case, layout) in wanted.items():
+            trained[case.name, layout] = results[name]
+    return trained
+
+
 def run_cases(program: Path, cases: list[Case], scratch: Path) -> int:
-    """Compares every case on 1 and on 2 ranks; returns the number that failed."""
-    under_ddp = train_ddp({case.name: case.settings for case in cases}, 2, scratch)
+    """Compares every case in all its layouts and modes; returns the number that failed."""
+    theirs = references(cases, scratch)
     failed = 0
     worst: dict[str, dict[str, float]] = {dtype: {} for dtype in BOUNDS}
     for case in cases:
         settings = case.settings
-        alone = train(settings)
-        clipped = sum(norm > settings.max_grad_norm for norm in alone.grad_norm)
-        if not STEPS // 2 < clipped < STEPS:  # on most steps, so that both turns are taken
-            failed += 1
-            print(f"FAIL {case.name}: {clipped} of {STEPS} steps were clipped")
-        for ranks, title, theirs in (
-            (1, "1 rank against 1 process", alone),
-            (2, "2 ranks against DDP on 2", under_ddp[case.name]),
-        ):
-            figures = compare(run_trestle(program, case, ranks), theirs, settings)
-            problems = out_of_bounds(figures, settings.dtype)
-            failed += bool(problems)
-            mark = "FAIL" if problems else "ok  "
-            print(f"{mark} {case.name}, {clipped} steps clipped, {title}: {told(figures)}")
-            for problem in problems:
-                print(f"    {problem}")
-            seen = worst[settings.dtype]
-            for name, figure in figures.items():
-                seen[name] = max(seen.get(name, 0.0), figure, key=replay.nan_is_worst)
+        for layout in case.layouts:
+            reference = theirs[case.name, layout]
+            norms = reference.grad_norm[:COMPARED_AT]
+            clipped = sum(norm > settings.max_grad_norm for norm in norms)
+            if not COMPARED_AT // 2 < clipped < COMPARED_AT:  # so that both turns are taken
+                failed += 1
+                print(f"FAIL {case.name}: {clipped} of {COMPARED_AT} steps were clipped")
+            for mode in layout.modes:
+                figures = compare(run_trestle(program, case, layout, mode), reference, settings)
+                problems = out_of_bounds(figures, settings.dtype)
+                failed += bool(problems)
+                mark = "FAIL" if problems else "ok  "
+                print(f"{mark} {case.name}, {layout}, shard {mode}: {told(figures)}", flush=True)
+                for problem in problems:
+                    print(f"    {problem}")
+                seen = worst[settings.dtype]
+                for name, figure in figures.items():
+                    seen[name] = max(seen.get(name, 0.0), figure, key=replay.nan_is_worst)
     for dtype, seen in worst.items():
         print(f"worst {dtype}: {told_with_bounds(seen, dtype)}")
     return failed
@@ -231,10 +296,11 @@ def run_cases(program: Path, cases: list[Case], scratch: Path) -> int:
 
 def self_check(program: Path, case: Case) -> int:
     """Trains the reference a little differently and expects to notice; returns what was not."""
-    settings = case.settings
+    layout = Layout(1, 3)
+    settings = case.settings_of(layout)
     accepted = {
         "nothing": settings,
-        "other micro batches": replace(settings, micro_batch=4),
+        "other micro batches": replace(settings, micro_batch=3),
     }
     noticed = {
         "no clipping": replace(settings, max_grad_norm=1e9),
@@ -250,7 +316,7 @@ def self_check(program: Path, case: Case) -> int:
             settings, model={**settings.model, "norm_eps": 2e-6}
         ),
     }
-    ours = run_trestle(program, case, ranks=1)
+    ours = run_trestle(program, case, layout, "optimizer")
     failed = 0
     for name, changed in {**accepted, **noticed}.items():
         problems = out_of_bounds(compare(ours, train(changed), settings), settings.dtype)
@@ -276,16 +342,12 @@ def main() -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="training_oracle_") as folder:
         scratch = Path(folder)
-        data = trestle.make_data(scratch / "data")
+        data = trestle.make_data(scratch / "data", heldout=2)
         if arguments.self_check:
             case = make_case("float64", QK_NORMS[0], data, exporter, scratch)
             failed = self_check(program, case)
         else:
-            cases = [
-                make_case(dtype, qk_norm, data, exporter, scratch)
-                for dtype in replay.DTYPES
-                for qk_norm in QK_NORMS
-            ]
+            cases = [make_case(*key, data, exporter, scratch) for key in LAYOUTS]
             failed = run_cases(program, cases, scratch)
     verdict = f"FAILED: {failed}" if failed else "all passed"
     print(f"{verdict} in {time.monotonic() - started:.1f} s")
