@@ -22,25 +22,25 @@ std::vector<dist::NamedLeaf> leaves_of(BridgeOnPairs& task) {
 }  // namespace
 
 Parts::Parts(const nlohmann::json& workload, const trainers::EngineOptions& options,
-             trainers::Engine& engine, dist::Collectives& collectives, std::int64_t batch)
-    : engine_(engine),
-      collectives_(collectives),
+             dist::Collectives& collectives, std::int64_t batch)
+    : collectives_(collectives),
       batch_(batch),
+      whole_(options.reducer.shard == dist::ShardMode::none),
       task_(workload),
       flat_("alone", leaves_of(task_),
             {.ranks = world().size(), .element_bytes = 4, .bucket_bytes = options.bucket_bytes}),
       alone_(dist::make_collectives(dist::Communicator::self())),
-      local_({{.flat = &flat_}}, *alone_, options.reducer),
-      across_({{.flat = &flat_}}, collectives, options.reducer),
+      reducer_({{.flat = &flat_}}, *alone_, options.reducer),
+      sums_(at::zeros({flat_.plan().numel()})),
+      wire_(options.reducer.wire == dist::WireDtype::bf16 ? sums_.to(at::kBFloat16) : sums_),
+      parameters_(at::zeros({flat_.plan().numel()})),
       adamw_(options.of_group(task_.groups().front().name).adamw) {
-  make_shards(options);
-  reduce_scatter();  // the first asks all ranks what it may count on
+  make_shards();
 }
 
-void Parts::make_shards(const trainers::EngineOptions& options) {
-  const bool whole = options.reducer.shard == dist::ShardMode::none;
+void Parts::make_shards() {
   for (const dist::Bucket& bucket : flat_.plan().buckets()) {
-    const std::int64_t numel = whole ? bucket.size() : bucket.size() / world().size();
+    const std::int64_t numel = whole_ ? bucket.size() : bucket.size() / world().size();
     const auto plane = [&](double scale) { return at::randn({numel}).mul_(scale); };
     shards_.push_back({.master = plane(1),
                        .gradient = plane(1e-3),
@@ -75,7 +75,7 @@ nlohmann::json Parts::measure(std::int64_t repetitions) {
           {"backward_ms", compute_ms[1]},
           {"optimizer_ms", timed_ms(repetitions, [&] { optimizer_step(); })},
           {"reduce_scatter_ms", timed_ms(repetitions, [&] { reduce_scatter(); })},
-          {"all_gather_ms", timed_ms(repetitions, [&] { engine_.publish(); })}};
+          {"all_gather_ms", whole_ ? 0 : timed_ms(repetitions, [&] { all_gather(parameters_); })}};
 }
 
 void Parts::forward() {
@@ -89,16 +89,33 @@ void Parts::forward() {
 }
 
 void Parts::backward() {
-  local_.begin_step({});
-  local_.begin_backward();
+  reducer_.begin_step({});
+  reducer_.begin_backward();
   torch::autograd::backward({std::exchange(loss_.graph, {})}, {});
-  local_.end_backward();
-  local_.finish();
+  reducer_.end_backward();
+  reducer_.finish();
 }
 
 void Parts::reduce_scatter() {
-  across_.begin_step({});
-  across_.finish();
+  std::vector<dist::Work> works;
+  for (const dist::Bucket& bucket : flat_.plan().buckets()) {
+    const dist::ElementSpan shard = flat_.plan().shard(bucket, world().rank());
+    at::Tensor own = sums_.slice(0, shard.begin, shard.end);
+    works.push_back(collectives_.reduce_scatter(wire_.slice(0, bucket.begin, bucket.end), own,
+                                                dist::ReduceOp::sum));
+  }
+  for (dist::Work& work : works) work.wait();
+  if (whole_) all_gather(sums_);
+}
+
+void Parts::all_gather(at::Tensor& flat) {
+  std::vector<dist::Work> works;
+  for (const dist::Bucket& bucket : flat_.plan().buckets()) {
+    const dist::ElementSpan shard = flat_.plan().shard(bucket, world().rank());
+    at::Tensor all = flat.slice(0, bucket.begin, bucket.end);
+    works.push_back(collectives_.all_gather(flat.slice(0, shard.begin, shard.end), all));
+  }
+  for (dist::Work& work : works) work.wait();
 }
 
 void Parts::optimizer_step() {

@@ -2,13 +2,13 @@
 // these the bound of the step: max(backward, reduce-scatter) + optimizer + max(forward,
 // all-gather).
 //
-//   Parts parts(workload, options, world, engine, *collectives, batch);
+//   Parts parts(workload, options, *collectives, batch);
 //   const auto ms = parts.measure(5);          // {"forward_ms": ..., "backward_ms": ..., ...}
 //
 // COLLECTIVE. THREADS: one. Every part is made of what the engine is made of, on a model of its
-// own: backward takes gradients into the flat buffer (GradientReducer on one rank), the reduction
-// is the reducer's without a backward, the optimizer is the norm and FusedAdamW over this rank's
-// shards, the gathering is Engine::publish.
+// own: backward takes gradients into the flat buffer (GradientReducer on one rank), buckets of that
+// layout are reduce-scattered and gathered all at once, the optimizer is the norm and FusedAdamW
+// over this rank's shards.
 #pragma once
 #include "benchmarks/bridge_on_pairs.h"
 #include "dist/collectives.h"
@@ -27,9 +27,9 @@ namespace trestle::benchmarks {
 
 class Parts {
  public:
-  /// COLLECTIVE. `batch` samples on each rank. Engine and collectives outlive this.
+  /// `batch` samples on each rank. The collectives outlive this.
   Parts(const nlohmann::json& workload, const trainers::EngineOptions& options,
-        trainers::Engine& engine, dist::Collectives& collectives, std::int64_t batch);
+        dist::Collectives& collectives, std::int64_t batch);
 
   /// The mean of that many, of the slowest rank.
   nlohmann::json measure(std::int64_t repetitions);
@@ -37,21 +37,24 @@ class Parts {
  private:
   using Part = std::function<void()>;
   double timed_ms(std::int64_t repetitions, const Part& part) const;
-  void make_shards(const trainers::EngineOptions& options);
+  void make_shards();
   void forward();
   void backward();
+  /// With shard = none all sums come back, and no parameters are gathered.
   void reduce_scatter();
+  void all_gather(at::Tensor& flat);
   void optimizer_step();
 
   const dist::Communicator& world() const { return collectives_.communicator(); }
 
-  trainers::Engine& engine_;
   dist::Collectives& collectives_;
   std::int64_t batch_;
+  bool whole_;  ///< shard = none
   BridgeOnPairs task_;
   dist::FlatGroup flat_;
   std::unique_ptr<dist::Collectives> alone_;
-  dist::GradientReducer local_, across_;
+  dist::GradientReducer reducer_;        ///< of one rank
+  at::Tensor sums_, wire_, parameters_;  ///< of all buckets
   trainers::FusedAdamW adamw_;
   std::vector<trainers::Shard> shards_;
   std::int64_t step_ = 0;

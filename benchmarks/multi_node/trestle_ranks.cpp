@@ -71,7 +71,7 @@ void measure(const Arguments& arguments, const dist::Communicator& world) {
   const auto collectives = dist::make_collectives(world);
   const auto options = trainers::EngineOptions::of(recipe, task);
   trainers::Engine engine(task, *collectives, options);
-  benchmarks::Parts parts(workload, options, engine, *collectives, arguments.batch);
+  benchmarks::Parts parts(workload, options, *collectives, arguments.batch);
   const SentBytes sent(world, arguments.interface);
 
   const std::int64_t global_batch = arguments.batch * world.size();
