@@ -14,9 +14,10 @@
 // high priority. wait() makes the current stream wait for the result, wait_on_host() the thread.
 // BUFFERS live on `device`; a Work that was waited for or dropped keeps them until the GPU is done.
 // ORDER: the operations of one Collectives run one after the other. Messages are apart from them,
-// and from those of other pairs and of the other direction; the first one of a pair sets up its
-// connection. Two Collectives run side by side as far as the GPU has room for the kernels of both:
-// ranks that use them in opposite orders may then wait for each other for ever.
+// and from those of other pairs and of the other direction. Two Collectives run side by side as far
+// as the GPU has room for the kernels of both: ranks that use them in opposite orders may then wait
+// for each other for ever. NCCL connects at first use (messages: at the first of each pair), which
+// a GPU whose kernels wait for a peer can hold up: use each once before they run side by side.
 // RESULTS: a sum of float32 or float64 has the same bits on every rank, but it is taken in NCCL's
 // order, which follows from the topology, the size and NCCL's settings: another world, or another
 // machine, may round differently. Sums of int64, max and min (which keep a NaN) and the sums of

@@ -33,7 +33,12 @@ class NcclCollectives : public testing::Test {
   }
 
   std::unique_ptr<Collectives> over_nccl(const Communicator& ranks) const {
-    return make_nccl_collectives(ranks, device, options);
+    auto collectives = make_nccl_collectives(ranks, device, options);
+    // NCCL connects at the first use. A GPU that already waits for a peer may have no room for
+    // that.
+    at::Tensor first = site.place(at::ones({1}));
+    collectives->all_reduce(first, ReduceOp::sum).wait_on_host();
+    return collectives;
   }
 
   NcclOptions options{.set_up_timeout_s = 60};
