@@ -91,7 +91,7 @@ void require_two_levels_possible(const configs::Recipe& recipe, int ranks) {
   throw recipe.error_at(
       "dist.two_level",
       fmt::format("dist.two_level = true cannot be done by {} rank{} ({}). Start another number of "
-                  "ranks, or set dist.two_level = \"auto\".",
+                  "ranks (validate: --world N), or set dist.two_level = \"auto\".",
                   ranks, ranks == 1 ? "" : "s", kNeeds));
 }
 
