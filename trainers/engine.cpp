@@ -5,11 +5,11 @@
 #include "base/torch/finite.h"
 #include "dist/same_parameters.h"
 #include "trainers/forward_gate.h"
-#include "trainers/optim/fused_adamw.h"
+#include "trainers/not_finite.h"
 #include "trainers/optim/gradient_norm.h"
 #include "trainers/optim/schedule.h"
-#include "trainers/options.h"
 #include "trainers/sharded_group.h"
+#include "trainers/tally.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -23,31 +23,6 @@
 namespace trestle::trainers {
 namespace {
 
-constexpr std::string_view kShardNames[] = {"none", "optimizer", "gradients"};
-
-/// What a step's one small collective carries, all of it as integers that are summed.
-struct Tally {
-  ExactSum squares, loss;
-  std::array<std::int64_t, 5> flags{};
-  enum Flag { stop, bad_news, failed, not_finite, late };
-
-  void sum_over(const dist::Communicator& world) {
-    std::vector<std::int64_t> words;
-    for (const auto part : parts()) words.insert(words.end(), part.begin(), part.end());
-    world.all_reduce(std::span(words), dist::ReduceOp::sum);
-    std::size_t at = 0;
-    for (const auto part : parts()) {
-      std::copy_n(words.begin() + static_cast<std::ptrdiff_t>(at), part.size(), part.begin());
-      at += part.size();
-    }
-  }
-
- private:
-  std::array<std::span<std::int64_t>, 3> parts() {
-    return {squares.words(), loss.words(), std::span(flags)};
-  }
-};
-
 /// A group's parameters by dtype, each in export order.
 std::map<at::ScalarType, std::vector<dist::NamedLeaf>> by_dtype(const ParameterGroup& group) {
   std::map<at::ScalarType, std::vector<dist::NamedLeaf>> lists;
@@ -57,31 +32,6 @@ std::map<at::ScalarType, std::vector<dist::NamedLeaf>> by_dtype(const ParameterG
 }
 
 }  // namespace
-
-EngineOptions EngineOptions::of(const configs::Recipe& recipe, Task& task) {
-  const auto dist = recipe.section<DistOptions>("dist");
-  const auto shard = std::ranges::find(kShardNames, dist.shard) - std::begin(kShardNames);
-  EngineOptions options{
-      .reducer = {.shard = static_cast<dist::ShardMode>(shard),
-                  .wire = dist.wire_dtype == "bf16" ? dist::WireDtype::bf16 : dist::WireDtype::sum},
-      .bucket_bytes = dist.bucket_bytes,
-      .max_grad_norm = recipe.section<TrainOptions>("train").max_grad_norm,
-      .averages = averages_of(recipe),
-      .every_group = {},
-      .groups = {}};
-  for (const ParameterGroup& group : task.groups())
-    options.groups[group.name] = GroupOptions::of(recipe, group.name);
-  return options;
-}
-
-std::unique_ptr<const Optimizer> EngineOptions::fused_adamw(const GroupOptions& options) {
-  return std::make_unique<FusedAdamW>(options.adamw);
-}
-
-const GroupOptions& EngineOptions::of_group(const std::string& name) const {
-  const auto found = groups.find(name);
-  return found == groups.end() ? every_group : found->second;
-}
 
 struct Engine::Impl {
   /// A parameter group, whose parameters of each dtype are a ShardedGroup.
@@ -246,7 +196,8 @@ struct Engine::Impl {
     say_unused(line);
     if (tally.flags[Tally::not_finite] > 0 || !std::isfinite(report.loss) ||
         !std::isfinite(report.grad_norm)) {
-      report.not_finite = describe_not_finite(everyone, line, inputs.step, problem, report);
+      report.not_finite = describe_not_finite(everyone, world().size(), inputs.step, problem,
+                                              first_not_finite_sum(line), report);
       return report;
     }
     inputs.enter(StepPhase::update);
@@ -348,36 +299,6 @@ struct Engine::Impl {
         "{} parameters get no gradient (no loss reached them in this step; they count as zero and "
         "are still decayed): {}",
         unused.size(), fmt::join(unused, ", ")));
-  }
-
-  /// COLLECTIVE. The lowest rank's problem; where each rank's numbers are finite, the sum's.
-  std::string describe_not_finite(const dist::Communicator& everyone, const Line& line, Step step,
-                                  const std::string& problem, const ObjectiveReport& report) const {
-    const std::string mine =
-        problem.empty() ? "" : not_finite_message(everyone.rank(), step, problem);
-    for (const std::string& text : everyone.all_gather_bytes(mine)) {
-      if (!text.empty()) return text;
-    }
-    const std::vector<std::string> names = everyone.all_gather_bytes(first_not_finite_sum(line));
-    for (std::size_t rank = 0; rank < names.size(); ++rank) {
-      const std::string& name = names[rank];
-      if (name.empty()) continue;
-      if (world().size() == 1)
-        return not_finite_message(static_cast<int>(rank), step, gradient_problem(name));
-      return fmt::format(
-          "step {}: the sum over the ranks of the gradient of {} is not finite, though each rank's "
-          "is (it is too large). Lower optim.learning_rate, or look at the data of this step.",
-          step.value, name);
-    }
-    const bool finite = std::isfinite(report.loss) && std::isfinite(report.grad_norm);
-    const std::string sums = fmt::format(
-        "step {}: loss {} and gradient norm {}, though finite on each rank (the sum over the ranks "
-        "is too large). Lower optim.learning_rate, or look at the data of this step.",
-        step.value, report.loss, report.grad_norm);
-    for (const std::string& text : everyone.all_gather_bytes(finite ? "" : sums)) {
-      if (!text.empty()) return text;
-    }
-    return sums;
   }
 
   std::string first_not_finite_sum(const Line& line) const {

@@ -12,39 +12,18 @@
 // THREADS: one. STREAM: the current one (CPU so far).
 #pragma once
 #include "checkpoint/state_tree.h"
-#include "configs/recipe.h"
 #include "dist/collectives.h"
-#include "dist/gradient_reducer.h"
-#include "trainers/group_options.h"
-#include "trainers/optim/ema.h"
-#include "trainers/optim/shard_optimizer.h"
+#include "trainers/engine_options.h"
 #include "trainers/step.h"
 #include "trainers/task.h"
 
 #include <cstdint>
-#include <functional>
-#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace trestle::trainers {
-
-struct EngineOptions {
-  dist::ReducerOptions reducer;
-  std::int64_t bucket_bytes = 0;  ///< 0: see BucketOptions
-  double max_grad_norm = 0;       ///< of each objective; 0: no clipping
-  std::vector<NamedAverage> averages;
-  GroupOptions every_group;                    ///< of groups that are not named here
-  std::map<std::string, GroupOptions> groups;  ///< by name
-  /// Of a group; the fused AdamW.
-  std::function<std::unique_ptr<const Optimizer>(const GroupOptions&)> make_optimizer = fused_adamw;
-
-  static EngineOptions of(const configs::Recipe& recipe, Task& task);
-  static std::unique_ptr<const Optimizer> fused_adamw(const GroupOptions& options);
-  const GroupOptions& of_group(const std::string& name) const;
-};
 
 class Engine {
  public:
