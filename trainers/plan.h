@@ -25,14 +25,15 @@ namespace trestle::trainers {
 /// Bytes of tensors on the rank that has most. What MPI, kernels' scratch memory, files and the
 /// program itself take comes on top, and so does what pictures and jobs need between steps.
 struct MemoryPlan {
-  std::int64_t parameters = 0;   ///< the whole model, as it computes
-  std::int64_t frozen = 0;       ///< weights that are not trained
-  std::int64_t masters = 0;      ///< where parameters are of lower precision than sums
-  std::int64_t gradients = 0;    ///< sums: all of them, or this rank's shard
-  std::int64_t optimizer = 0;    ///< its planes
-  std::int64_t ema = 0;          ///< averages
-  std::int64_t buckets = 0;      ///< on their way: lent buffers and copies in the wire's dtype
-  std::int64_t data = 0;         ///< what the data set keeps, and micro batches read ahead
+  std::int64_t parameters = 0;  ///< the whole model, as it computes
+  std::int64_t frozen = 0;      ///< weights that are not trained
+  std::int64_t masters = 0;     ///< where parameters are of lower precision than sums
+  std::int64_t gradients = 0;   ///< sums: all of them, or this rank's shard
+  std::int64_t optimizer = 0;   ///< its planes
+  std::int64_t ema = 0;         ///< averages
+  std::int64_t buckets = 0;     ///< on their way: lent buffers (as many as gradients need that come
+                                ///< in the order of their buckets) and copies in the wire's dtype
+  std::int64_t data = 0;        ///< what the data set keeps, and micro batches read ahead
   std::int64_t activations = 0;  ///< ActivationMemory::peak_bytes
 
   std::int64_t total_bytes() const {
