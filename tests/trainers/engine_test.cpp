@@ -1,122 +1,32 @@
-// The engine against the plain step over random models, and its shard modes against each other.
+// The engine against the plain step over random models, its shard modes against each other, and
+// what the comparison notices.
 #include "trainers/engine.h"
 
-#include "base/error.h"
-#include "base/log.h"
 #include "dist/simulated.h"
-#include "tests/trainers/random_task.h"
-#include "trainers/paranoid.h"
+#include "tests/trainers/trial.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
 #include <memory>
-#include <mutex>
 
 namespace trestle::trainers {
 namespace {
 
-using testing::RandomTask;
+using testing::expect_equal_bits;
 using testing::RandomTaskOptions;
+using testing::Result;
+using testing::Trial;
 
-struct Trial {
-  RandomTaskOptions model;
-  int ranks = 2;
-  dist::ShardMode shard = dist::ShardMode::optimizer;
-  dist::WireDtype wire = dist::WireDtype::sum;
-  std::int64_t global_batch = 10, micro_batch = 5, steps = 3;
-  std::int64_t bucket_bytes = 3000;
-  bool paranoid = true;
-  std::function<std::unique_ptr<const Optimizer>(const GroupOptions&)> make_optimizer =
-      EngineOptions::fused_adamw;
-  std::string hosts = {};  ///< a letter a rank: two levels over them; empty: one
-};
-
-const std::vector<NamedAverage> kAverages = {
-    {.name = "ema", .options = {.decay = 0.9}},
-    {.name = "ema.fast", .options = {.schedule = "constant", .decay = 0.25}}};
-
-struct Result {
-  std::vector<at::Tensor> parameters;
-  std::vector<double> losses, norms;
-  std::vector<std::string> not_finite;
-};
-
-dist::CollectivesOptions levels_of(const Trial& trial) {
-  if (trial.hosts.empty()) return {};
-  std::vector<std::string> names;
-  for (const char letter : trial.hosts) names.emplace_back(1, letter);
-  return {.two_level = dist::Topology(names)};
-}
-
-/// What every rank has in the end; they must agree.
+/// On simulated ranks.
 Result run(const Trial& trial) {
-  set_log_level(LogLevel::error);
   Result result;
-  std::mutex mutex;
   dist::simulate(trial.ranks, [&](const dist::Communicator& world) {
-    RandomTask task(trial.model);
-    const auto gradients = dist::make_collectives(world, "gradients", levels_of(trial)),
-               plain = dist::make_collectives(world);
-    const EngineOptions options{.reducer = {.shard = trial.shard, .wire = trial.wire},
-                                .bucket_bytes = trial.bucket_bytes,
-                                .max_grad_norm = 0.5,
-                                .averages = kAverages,
-                                .every_group = {.adamw = {.learning_rate = 0.01}, .schedule = {}},
-                                .groups = {},
-                                .make_optimizer = trial.make_optimizer};
-    Engine engine(task, *gradients, options);
-    Paranoid paranoid(task, engine, *plain, options);
-    const data::Dataset& points = task.dataset(Split::train);
-    const data::Sampler sampler(3, points.size());
-    const data::BatchPlan plan(trial.global_batch, trial.micro_batch, world.rank(), world.size());
-    const Draws draws(3);
-    data::BadSamples bad(0);
-    Result mine;
-    for (std::int64_t step = 0; step < trial.steps; ++step) {
-      const KindCounts kinds = count_kinds(points, sampler, plan.global_batch({step}));
-      std::int64_t micro = 0;
-      const StepInputs inputs{.step = {step},
-                              .draws = draws,
-                              .kinds = kinds,
-                              .micro_steps = plan.micro_steps(),
-                              .next_batch =
-                                  [&] {
-                                    const auto positions = plan.micro_batch({step}, micro++);
-                                    std::vector<data::SampleId> ids;
-                                    for (const auto p : positions) ids.push_back(sampler.at(p));
-                                    if (ids.empty()) return data::Batch{};
-                                    data::Batch batch = points.load(ids);
-                                    batch.positions = positions;
-                                    return batch;
-                                  },
-                              .bad_samples = bad};
-      const StepReport report = trial.paranoid ? paranoid.step(inputs) : engine.step(inputs);
-      mine.losses.push_back(report.objectives.front().loss);
-      mine.norms.push_back(report.objectives.front().grad_norm);
-      mine.not_finite.push_back(report.not_finite());
-    }
-    engine.wait();
-    for (const auto& parameter : engine.parameters())
-      mine.parameters.push_back(parameter.tensor.detach().clone());
-    const std::lock_guard lock(mutex);
-    if (result.parameters.empty()) result = mine;
-    for (std::size_t i = 0; i < mine.parameters.size(); ++i)
-      EXPECT_TRUE(at::equal(mine.parameters[i], result.parameters[i])) << "rank " << world.rank();
-    EXPECT_EQ(mine.losses, result.losses);
-    EXPECT_EQ(mine.not_finite, result.not_finite);
+    const Result mine = run_trial(trial, world);
+    if (world.is_root()) result = mine;
   });
   return result;
-}
-
-void expect_equal_bits(const Result& a, const Result& b, const std::string& where) {
-  ASSERT_EQ(a.parameters.size(), b.parameters.size());
-  for (std::size_t i = 0; i < a.parameters.size(); ++i)
-    EXPECT_TRUE(at::equal(a.parameters[i], b.parameters[i])) << where << ", parameter " << i;
-  EXPECT_EQ(a.losses, b.losses) << where;
-  EXPECT_EQ(a.norms, b.norms) << where;
 }
 
 TEST(Engine, EqualsThePlainStepOverRandomModels) {
@@ -285,6 +195,52 @@ TEST(Engine, ABf16WireRoundsContributionsNotSums) {
     const Result exact = run({.model = model, .shard = shard});
     EXPECT_NE(rounded.norms, exact.norms);
     EXPECT_NEAR(rounded.norms[0] / exact.norms[0], 1, 2e-3);
+  }
+}
+
+TEST(Paranoid, DoesNotChangeTheRun) {
+  Trial trial{.model = {.seed = 61, .lives = true}};
+  const Result watched = run(trial);
+  trial.paranoid = false;
+  expect_equal_bits(watched, run(trial), "unwatched");
+}
+
+/// The sentence of the run, in which the engine sees another loss than the plain step does.
+std::string verdict(Trial trial, double drift) {
+  trial.model.drift = drift;
+  try {
+    run(trial);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::numbers);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Paranoid, NamesADifferenceThatIsMoreThanTheOrderOfSums) {
+  const Trial same_order{.model = {.seed = 71}};
+  EXPECT_EQ(verdict(same_order, 0), "");
+  const std::string sentence = verdict(same_order, 1e-6);
+  EXPECT_NE(sentence.find("step 0: rank 0: the gradients of p"), std::string::npos) << sentence;
+
+  const Trial another_order{.model = {.seed = 71, .dtypes = {at::kFloat, at::kDouble}},
+                            .shard = dist::ShardMode::gradients,
+                            .global_batch = 6,
+                            .micro_batch = 1};
+  EXPECT_EQ(verdict(another_order, 1e-9), "");
+  EXPECT_NE(verdict(another_order, 1e-5), "");
+}
+
+// Models in which no tensor's sum is small because its parts cancel, which is more than the bound
+// allows for.
+TEST(Paranoid, ABf16WireMayRoundAndNoMore) {
+  for (const auto shard :
+       {dist::ShardMode::none, dist::ShardMode::optimizer, dist::ShardMode::gradients}) {
+    for (unsigned seed = 81; seed <= 83; ++seed) {
+      const Trial trial{.model = {.seed = seed}, .shard = shard, .wire = dist::WireDtype::bf16};
+      EXPECT_EQ(verdict(trial, 0), "") << "seed " << seed;
+      EXPECT_NE(verdict(trial, 0.05), "") << "seed " << seed;
+    }
   }
 }
 
