@@ -66,7 +66,7 @@ std::vector<FlatPlan> flat_plans(const std::vector<ParameterGroup>& groups,
                        .buckets = std::move(buckets),
                        .is_sharded = !whole && world > 1,
                        .gets_whole_sums = whole,
-                       .averages = options.ema.enabled && group.ema ? 1 : 0});
+                       .averages = group.ema ? std::ssize(options.averages) : 0});
     }
   }
   return plans;

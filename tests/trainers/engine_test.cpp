@@ -231,8 +231,8 @@ TEST(Paranoid, NamesADifferenceThatIsMoreThanTheOrderOfSums) {
   EXPECT_NE(verdict(another_order, 1e-5), "");
 }
 
-// Models in which no tensor's sum is small because its parts cancel, which is more than the bound
-// allows for.
+// (Where the ranks' parts of a parameter of one element nearly cancel, their rounding is more than
+// the bound allows for. In these models none do.)
 TEST(Paranoid, ABf16WireMayRoundAndNoMore) {
   for (const auto shard :
        {dist::ShardMode::none, dist::ShardMode::optimizer, dist::ShardMode::gradients}) {

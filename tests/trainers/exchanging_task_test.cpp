@@ -79,7 +79,7 @@ Result train(int ranks, dist::ShardMode shard, std::int64_t global_batch, std::i
     const EngineOptions options{.reducer = {.shard = shard},
                                 .bucket_bytes = 4,
                                 .max_grad_norm = 0.5,
-                                .ema = {},
+                                .averages = {},
                                 .every_group = {.adamw = {.learning_rate = 0.01}, .schedule = {}},
                                 .groups = {}};
     Engine engine(task, *gradients, options);

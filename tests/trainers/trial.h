@@ -70,15 +70,15 @@ inline Result run_trial(const Trial& trial, const dist::Communicator& world) {
   RandomTask task(trial.model);
   const auto gradients = dist::make_collectives(world, "gradients", levels_of(trial)),
              plain = dist::make_collectives(world);
-  const EngineOptions options{.reducer = {.shard = trial.shard, .wire = trial.wire},
-                              .bucket_bytes = trial.bucket_bytes,
-                              .max_grad_norm = 0.5,
-                              .averages = {{.name = "ema", .options = {.decay = 0.9}},
-                                           {.name = "ema.fast",
-                                            .options = {.schedule = "constant", .decay = 0.25}}},
-                              .every_group = {.adamw = {.learning_rate = 0.01}, .schedule = {}},
-                              .groups = {},
-                              .make_optimizer = trial.make_optimizer};
+  const EngineOptions options{
+      .reducer = {.shard = trial.shard, .wire = trial.wire},
+      .bucket_bytes = trial.bucket_bytes,
+      .max_grad_norm = 0.5,
+      .averages = {{.name = "ema", .options = {.decay = 0.9}},
+                   {.name = "ema.fast", .options = {.schedule = "constant", .decay = 0.25}}},
+      .every_group = {.adamw = {.learning_rate = 0.01}, .schedule = {}},
+      .groups = {},
+      .make_optimizer = trial.make_optimizer};
   Engine engine(task, *gradients, options);
   Paranoid paranoid(task, engine, *plain, options);
   const data::Dataset& points = task.dataset(Split::train);
