@@ -5,6 +5,7 @@
 #include "data/loader.h"
 #include "dist/binding.h"
 #include "dist/collectives.h"
+#include "trainers/summation.h"
 #include "trainers/trainer.h"
 
 #include <ATen/core/TensorBody.h>
@@ -56,6 +57,13 @@ std::vector<std::vector<T>> all_gather(const dist::Communicator& world,
   return all;
 }
 
+/// As training sums.
+std::optional<dist::Topology> levels_of(const configs::Recipe& recipe,
+                                        const dist::Communicator& ranks) {
+  if (ranks.size() == 1) return std::nullopt;
+  return choose_summation(ranks, recipe.section<DistOptions>("dist").two_level).two_level();
+}
+
 /// Trains this rank's share of the recipe's batches, alone or with the others.
 class Training {
  public:
@@ -65,8 +73,17 @@ class Training {
       : stop_(stop),
         train_(recipe.section<TrainOptions>("train")),
         draws_(static_cast<std::uint64_t>(recipe.section<RunOptions>("run").seed)),
-        collectives_(dist::make_collectives(together, "gradients")),
-        assembly_(world.agreed([&] { return Assembly(recipe, *collectives_); })),
+        collectives_(dist::make_collectives(together, "gradients",
+                                            {.two_level = levels_of(recipe, together)})),
+        assembly_(world.agreed([&] {
+          auto task = make_task(recipe, Materialise::weights);
+          TRESTLE_REQUIRE(task->branches() == 1 && !task->exchanges(),
+                          "bench step cannot take the step of run.task = \"{}\" apart (its ranks "
+                          "work in branches or exchange inside the loss). Train a few steps of it, "
+                          "and look at step_ms in metrics.jsonl.",
+                          recipe.section<RunOptions>("run").task);
+          return Assembly(recipe, std::move(task), *collectives_);
+        })),
         dataset_(*world.agreed([&] { return &assembly_.task->dataset(Split::train); })),
         sampler_(draws_.seed(), dataset_.size()),
         plan_(train_.global_batch, train_.micro_batch, world.rank(), world.size()),

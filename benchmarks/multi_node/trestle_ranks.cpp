@@ -13,6 +13,7 @@
 #include "dist/launch_check.h"
 #include "dist/mpi_runtime.h"
 #include "trainers/engine.h"
+#include "trainers/summation.h"
 
 #include <ATen/Parallel.h>
 
@@ -68,7 +69,10 @@ void measure(const Arguments& arguments, const dist::Communicator& world) {
   const auto workload = world.agreed([&] { return benchmarks::read_workload(arguments.workload); });
   const auto recipe = world.agreed([&] { return benchmarks::recipe_of(workload, arguments.sets); });
   benchmarks::BridgeOnPairs task(workload);
-  const auto collectives = dist::make_collectives(world);
+  const auto summation =
+      trainers::choose_summation(world, recipe.section<trainers::DistOptions>("dist").two_level);
+  const auto collectives =
+      dist::make_collectives(world, "gradients", {.two_level = summation.two_level()});
   const auto options = trainers::EngineOptions::of(recipe, task);
   trainers::Engine engine(task, *collectives, options);
   benchmarks::Parts parts(workload, options, *collectives, arguments.batch);
