@@ -46,6 +46,7 @@ int sample(const dist::Communicator& world, StopToken stop, const std::string& g
   assembly.engine.publish();
   const auto options = recipe.section<trainers::SampleOptions>("sample");
   const trainers::Engine::Averaged averaged(assembly.engine, options.weights);
+  const Draws draws(static_cast<std::uint64_t>(recipe.section<trainers::RunOptions>("run").seed));
   trainers::write_grid(*assembly.task, draws, mesh, options.pictures, out, stop);
   log_info("pictures of {}: {}", folder.string(), out);
   return 0;
