@@ -46,6 +46,17 @@ c10::IValue map_tensors(const c10::IValue& value, at::Tensor (*map)(const at::Te
   return value;
 }
 
+/// The argument that an operation writes to and gives back as this result.
+std::optional<std::size_t> written_argument(const c10::FunctionSchema& schema, std::size_t result) {
+  const auto* written = schema.returns()[result].alias_info();
+  if (written == nullptr || !written->isWrite()) return std::nullopt;
+  for (std::size_t a = 0; a < schema.arguments().size(); ++a) {
+    const auto* argument = schema.arguments()[a].alias_info();
+    if (argument != nullptr && argument->beforeSets() == written->beforeSets()) return a;
+  }
+  return std::nullopt;
+}
+
 /// A kernel for operations that have none for the meta device: makes the CPU's results on zeros,
 /// one operation at a time, and keeps their shapes.
 void run_on_zeros(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
@@ -68,18 +79,16 @@ void run_on_zeros(const c10::OperatorHandle& operation, torch::jit::Stack* stack
   operation.callBoxed(stack);
   for (std::size_t i = 0; i < schema.returns().size(); ++i) {
     c10::IValue& result = (*stack)[first + i];
+    if (const auto target = written_argument(schema, i)) {
+      const at::Tensor& kept = arguments[*target].toTensor();
+      if (kept.sizes() != result.toTensor().sizes()) kept.resize_(result.toTensor().sizes());
+      result = kept;
+      continue;
+    }
     result = map_tensors(result, [](const at::Tensor& tensor) {
       return at::empty_strided(tensor.sizes(), tensor.strides(),
                                tensor.options().device(at::kMeta));
     });
-    const auto* written = schema.returns()[i].alias_info();
-    for (std::size_t a = 0; written != nullptr && written->isWrite() && a < count; ++a) {
-      const auto* argument = schema.arguments()[a].alias_info();
-      if (argument == nullptr || argument->beforeSets() != written->beforeSets()) continue;
-      const at::Tensor& target = arguments[a].toTensor();
-      if (target.sizes() != result.toTensor().sizes()) target.resize_(result.toTensor().sizes());
-      result = target;
-    }
   }
 }
 
@@ -112,8 +121,8 @@ class MetaLikeCpu {
       kernels_.impl(c10::toString(name).c_str(),
                     torch::CppFunction::makeFromBoxedFunction<&run_on_zeros>());
     }
-    for (const char* name :
-         {"convolution", "convolution_backward"})  // choose a device's own kernel
+    // These look for the device's own kernel, and there is none.
+    for (const char* name : {"convolution", "convolution_backward"})
       kernels_.impl(name, torch::CppFunction::makeFromBoxedFunction<&run_on_zeros>());
     kernels_.impl("scaled_dot_product_attention", TORCH_FN(attention));
     choice_.impl("scaled_dot_product_attention", TORCH_FN(attention));

@@ -113,6 +113,7 @@ class BenchStep(unittest.TestCase):
                      ("dist.shard=gradients", "train.checkpoint_every=2"),
                      ("dist.shard=none", "dist.wire_dtype=bf16"),
                      ("dist.shard=gradients", "dist.wire_dtype=bf16", "train.micro_batch=3"),
+                     ("model.dtype=float64", "train.micro_batch=6"),
                      ("ema.enabled=false", "train.micro_batch=6", "model.num_layers=6"),
                      ("model.num_layers=6", "train.micro_batch=6", "train.checkpoint_every=2")):
             with self.subTest(sets=sets):
