@@ -47,6 +47,15 @@ ExitCode code_in(const std::string& encoded) {
   return static_cast<ExitCode>(std::stoi(encoded.substr(0, encoded.find('\n'))));
 }
 
+/// It may have been agreed on before, by some of these ranks.
+bool names_a_rank(std::string_view text) {
+  constexpr std::string_view kRank = "rank ";
+  if (!text.starts_with(kRank)) return false;
+  text.remove_prefix(kRank.size());
+  const std::size_t end = text.find_first_not_of("0123456789");
+  return end != 0 && end != std::string_view::npos && text.substr(end).starts_with(": ");
+}
+
 }  // namespace
 
 Communicator::Communicator(std::shared_ptr<Channel> channel) : channel_(std::move(channel)) {}
@@ -117,7 +126,7 @@ void Communicator::agree(const std::exception_ptr& mine) const {
   const auto place = static_cast<std::size_t>(lowest - failures.begin());
   const std::string origin = fmt::format("rank {}: ", channel_->members()[place]);
   const bool all_alike = std::ranges::count(failures, *lowest) == size();
-  throw AgreedError(code, all_alike || text.starts_with(origin) ? text : origin + text);
+  throw AgreedError(code, all_alike || names_a_rank(text) ? text : origin + text);
 }
 
 }  // namespace trestle::dist
