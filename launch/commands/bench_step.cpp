@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "launch/commands/command.h"
 #include "launch/commands/units.h"
+#include "trainers/check_recipe.h"
 #include "trainers/options.h"
 #include "trainers/step_benchmark.h"
 #include "trainers/trainer.h"

@@ -8,6 +8,7 @@
 #include "dist/operation_observer.h"
 #include "dist/simulated.h"
 #include "tests/trainers/random_task.h"
+#include "trainers/check_recipe.h"
 #include "trainers/engine.h"
 #include "trainers/trainer.h"
 
