@@ -245,7 +245,9 @@ Plan make_plan(const configs::Recipe& recipe, Task& task, int world) {
   const EngineOptions options = EngineOptions::of(recipe, task);
   const std::vector<ParameterGroup> groups = task.groups();
   const data::BatchPlan batches(train.global_batch, train.micro_batch, 0, world);
-  Plan plan{.world = world, .micro_steps = batches.micro_steps()};
+  Plan plan;
+  plan.world = world;
+  plan.micro_steps = batches.micro_steps();
   plan.samples = (train.global_batch + world - 1) / world;
   plan.reduces_every_micro_step = options.reducer.shard == dist::ShardMode::gradients;
   for (const ParameterGroup& group : groups) {
