@@ -43,9 +43,10 @@ class BenchStep(unittest.TestCase):
         values = (f"data.path={cls.data}", "dist.bucket_bytes=20000", *sets)
         return [trestle.TINY, *[a for s in values for a in ("--set", s)]]
 
-    def bench(self, *options: object, sets: tuple[str, ...] = (), ranks: int = 2) -> dict:
+    def bench(self, *options: object, sets: tuple[str, ...] = (), ranks: int = 2,
+              steps: int = 6) -> dict:
         said = trestle.checked(trestle.run(
-            PROGRAM, "bench", "step", *self.recipe(*sets), "--steps", 6, "--trace",
+            PROGRAM, "bench", "step", *self.recipe(*sets), "--steps", steps, "--trace",
             self.scratch / "trace.json", *options, "--json", ranks=ranks))
         return json.loads(said.stdout)
 
@@ -117,7 +118,7 @@ class BenchStep(unittest.TestCase):
                      ("ema.enabled=false", "train.micro_batch=6", "model.num_layers=6"),
                      ("model.num_layers=6", "train.micro_batch=6", "train.checkpoint_every=2")):
             with self.subTest(sets=sets):
-                result = self.bench("--warm-up", 4, "--steps", 1, sets=sets)
+                result = self.bench("--warm-up", 4, sets=sets, steps=1)
                 planned = result["planned_tensor_bytes"]
                 self.assertEqual(planned, self.plan(sets=sets)["memory_bytes"]["total"])
                 for rank in result["ranks"]:
