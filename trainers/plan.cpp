@@ -7,7 +7,6 @@
 #include "dist/bucket_plan.h"
 #include "dist/flat_group.h"
 #include "trainers/engine.h"
-#include "trainers/optim/fused_adamw.h"
 #include "trainers/options.h"
 
 #include <algorithm>
@@ -29,27 +28,23 @@ struct FlatPlan {
   at::ScalarType dtype, sum_dtype;
   std::vector<std::int64_t> numels;
   dist::BucketPlan buckets;
-  bool is_sharded;       ///< masters, optimizer's planes and averages
-  bool gets_whole_sums;  ///< of gradients
+  bool is_sharded;            ///< masters, optimizer's planes and averages
+  bool gets_whole_sums;       ///< of gradients
+  std::int64_t state_planes;  ///< of its optimizer
   std::int64_t averages;
 
   std::int64_t value_bytes() const { return bytes_of(dtype); }
   std::int64_t sum_bytes() const { return bytes_of(sum_dtype); }
   std::int64_t held_elements(int world) const { return buckets.numel() / (is_sharded ? world : 1); }
   /// Tensors of a checkpoint for each parameter.
-  std::int64_t planes() const;
+  std::int64_t planes() const { return 1 + state_planes + averages; }
 };
-
-std::int64_t state_planes() {
-  return std::int64_t(FusedAdamW(AdamWOptions()).state_names().size());
-}
-
-std::int64_t FlatPlan::planes() const { return 1 + state_planes() + averages; }
 
 std::vector<FlatPlan> flat_plans(const std::vector<ParameterGroup>& groups,
                                  const EngineOptions& options, int world) {
   std::vector<FlatPlan> plans;
   for (const ParameterGroup& group : groups) {
+    const auto optimizer = options.make_optimizer(options.of_group(group.name));
     std::map<at::ScalarType, std::vector<std::int64_t>> by_dtype;
     for (const NamedParameter& parameter : group.parameters)
       by_dtype[parameter.tensor.scalar_type()].push_back(parameter.tensor.numel());
@@ -66,6 +61,7 @@ std::vector<FlatPlan> flat_plans(const std::vector<ParameterGroup>& groups,
                        .buckets = std::move(buckets),
                        .is_sharded = !whole && world > 1,
                        .gets_whole_sums = whole,
+                       .state_planes = std::ssize(optimizer->state_names()),
                        .averages = group.ema ? std::ssize(options.averages) : 0});
     }
   }
@@ -207,7 +203,7 @@ void add_state(const FlatPlan& flat, const EngineOptions& options, int world, Me
   memory.parameters += flat.buckets.numel() * flat.value_bytes();
   if (flat.dtype != flat.sum_dtype) memory.masters += held_bytes;
   memory.gradients += flat.buckets.numel() / (shards_only ? world : 1) * flat.sum_bytes();
-  memory.optimizer += state_planes() * held_bytes;
+  memory.optimizer += flat.state_planes * held_bytes;
   memory.ema += flat.averages * held_bytes;
 }
 

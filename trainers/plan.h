@@ -69,7 +69,8 @@ struct Plan {
   std::int64_t checkpoint_total_bytes() const;
 };
 
-/// `task` on the meta device. `recipe` has been checked for this many ranks.
+/// `task` on the meta device. `world` ranks share its samples: where it works in branches, those of
+/// its branch. `recipe` has been checked for the ranks of all branches.
 Plan make_plan(const configs::Recipe& recipe, Task& task, int world);
 
 /// A step's own work on one rank, without communication.

@@ -143,7 +143,10 @@ void print_plan(const Plan& plan, const Prediction& prediction, const configs::R
 int plan(const PlanArguments& arguments) {
   const configs::Recipe recipe = arguments.recipe.load();
   const auto task = trainers::check_recipe(recipe, arguments.world);
-  const Plan made = trainers::make_plan(recipe, *task, arguments.world);
+  if (const int branches = task->branches(); branches > 1)
+    log_info("{} ranks in {} branches: the plan is that of a rank in the first one",
+             arguments.world, branches);
+  const Plan made = trainers::make_plan(recipe, *task, arguments.world / task->branches());
   const Prediction prediction = predict(made, recipe, arguments.calibration_file);
   if (arguments.json)
     fmt::print("{}\n", to_json(made, prediction, recipe).dump(1));
