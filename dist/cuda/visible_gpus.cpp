@@ -27,7 +27,7 @@ VisibleGpus visible_gpus() {
   }
   TRESTLE_CUDA(code);
   for (int index = 0; index < count; ++index) {
-    cudaDeviceProp properties;
+    cudaDeviceProp properties{};
     TRESTLE_CUDA(cudaGetDeviceProperties(&properties, index));
     gpus.uuids.push_back(uuid_text(properties.uuid));
   }
