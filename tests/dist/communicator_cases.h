@@ -1,6 +1,7 @@
 // What every Communicator must do, whatever carries its bytes; run over simulated ranks by
 // communicator_test.cpp and over MPI by communicator_mpi_test.cpp.
 #pragma once
+#include "dist/channel.h"
 #include "dist/communicator.h"
 
 #include <gtest/gtest.h>
@@ -146,8 +147,12 @@ inline void agrees_on_the_lowest_failure(const Communicator& ranks) {
   EXPECT_EQ(ranks.agreed([&] { return rank * 2; }), rank * 2);
   ranks.agreed([] {});
 
-  // Two ranks fail (one, where there is only one): the lower one speaks for all.
+  // Two ranks fail (one, where there is only one): the lower one speaks for all, by the name that
+  // it has in the run.
   const int low = size / 3, high = size - 1;
+  const auto in_the_run = [&](int place) {
+    return ranks.channel().members()[static_cast<std::size_t>(place)];
+  };
   const auto two = failure_of([&] {
     ranks.agreed([&] {
       if (rank == low) fail(ExitCode::data, "rank {} lost its cats", rank);
@@ -156,7 +161,7 @@ inline void agrees_on_the_lowest_failure(const Communicator& ranks) {
     });
   });
   EXPECT_EQ(two.first, 3);
-  const std::string prefix = size == 1 ? "" : fmt::format("rank {}: ", low);
+  const std::string prefix = size == 1 ? "" : fmt::format("rank {}: ", in_the_run(low));
   EXPECT_EQ(two.second, prefix + fmt::format("rank {} lost its cats", low));
 
   const auto alike = failure_of(
@@ -178,7 +183,7 @@ inline void agrees_on_the_lowest_failure(const Communicator& ranks) {
         if (rank == 0) throw std::out_of_range("vector::at");
       });
     });
-    EXPECT_EQ(foreign, std::pair(4, std::string("rank 0: vector::at")));
+    EXPECT_EQ(foreign, std::pair(4, fmt::format("rank {}: vector::at", in_the_run(0))));
     EXPECT_THROW(ranks.agree(rank == size - 1 ? std::make_exception_ptr(Error(ExitCode::data, ""))
                                               : std::exception_ptr()),
                  AgreedError);

