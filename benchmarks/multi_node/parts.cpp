@@ -13,9 +13,9 @@ namespace trestle::benchmarks {
 namespace {
 
 std::vector<dist::NamedLeaf> leaves_of(BridgeOnPairs& task) {
+  const std::vector<trainers::ParameterGroup> groups = task.groups();
   std::vector<dist::NamedLeaf> leaves;
-  for (const auto& [name, tensor] : task.groups().front().parameters)
-    leaves.push_back({name, tensor});
+  for (const auto& [name, tensor] : groups.front().parameters) leaves.push_back({name, tensor});
   return leaves;
 }
 
