@@ -251,7 +251,7 @@ def draw(result: dict, out: Path) -> None:
     for axes in (speeds, steps):
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", ncol=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.tight_layout()
     figure.savefig(out, dpi=120)
     pyplot.close(figure)
