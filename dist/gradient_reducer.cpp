@@ -43,7 +43,7 @@ class BufferPool {
       if (it->numel() >= numel && (best == free_.end() || it->numel() < best->numel())) best = it;
     }
     if (best == free_.end()) return at::empty({numel}, dtype_);
-    const at::Tensor buffer = std::move(*best);
+    at::Tensor buffer = std::move(*best);
     free_.erase(best);
     return buffer;
   }
@@ -432,7 +432,7 @@ class GradientReducer::Impl {
     if (!flight.started || flight.retired) return;
     flight.work.wait();
     flight.retired = true;
-    if (flight.wire.defined()) wire_pool_.take_back(std::move(flight.wire));
+    if (flight.wire.defined()) wire_pool_.take_back(flight.wire);
     flight.wire.reset();
     if (pooled()) {
       // With a rounded wire only the own slice is a sum yet; gather_sums() brings the others.
@@ -443,7 +443,7 @@ class GradientReducer::Impl {
         sum.copy_(arrived);
       else
         sum.add_(arrived);
-      pool_of(group).take_back(std::move(flight.buffer));
+      pool_of(group).take_back(flight.buffer);
       std::erase_if(
           lent_, [&](const Part& p) { return p.group == part.group && p.bucket == part.bucket; });
     }

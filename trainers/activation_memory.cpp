@@ -159,7 +159,7 @@ class DroppedGradients {
     at::Tensor leaf;
   };
 
-  void add(at::Tensor leaf) {
+  void add(const at::Tensor& leaf) {
     const auto sum_dtype = dist::sum_dtype_of(leaf.scalar_type());
     if (sum_dtype != leaf.scalar_type()) leaf.set_grad_dtype(sum_dtype);
     leaf.requires_grad_(true);

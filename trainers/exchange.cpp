@@ -101,7 +101,7 @@ struct Rows {
 /// Sums every rank's gradients of all rows, and keeps those of its own. Slot 0 of its gradients is
 /// that of the rows; slot 1 never holds anything: the node behind it has run, that is all it says.
 struct GatherBackward : autograd::Node {
-  GatherBackward(const at::Tensor& own, std::shared_ptr<autograd::Node> before, Rows all,
+  GatherBackward(const at::Tensor& own, const std::shared_ptr<autograd::Node>& before, Rows all,
                  dist::Collectives& over)
       : rows(std::move(all)), collectives(over), options(own.options()), dtype(own.scalar_type()) {
     autograd::edge_list edges = autograd::collect_next_edges(own);
