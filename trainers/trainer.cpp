@@ -53,7 +53,9 @@ std::map<std::string, double> results_of_branches(const dist::Mesh& mesh,
   const std::vector<std::string> of_ranks = mesh.world().all_gather_bytes(bytes);
   std::map<std::string, double> all;
   for (int branch = 0; branch < mesh.branches(); ++branch) {
-    std::istringstream in(of_ranks[static_cast<std::size_t>(branch * mesh.data().size())]);
+    const auto first =
+        static_cast<std::size_t>(branch) * static_cast<std::size_t>(mesh.data().size());
+    std::istringstream in(of_ranks[first]);
     const std::string prefix = branch > 0 ? fmt::format("branch-{}/", branch) : "";
     std::string name, value;
     while (in >> name >> value) all[prefix + name] = std::stod(value);
