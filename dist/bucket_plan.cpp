@@ -76,6 +76,10 @@ BucketPlan::BucketPlan(std::span<const std::int64_t> numels, const BucketOptions
   }
 }
 
+double BucketPlan::way_to(const Bucket& bucket) const {
+  return double(bucket.begin + bucket.end) / double(std::max<std::int64_t>(1, numel()));
+}
+
 ElementSpan BucketPlan::shard(const Bucket& bucket, int rank) const {
   const std::int64_t length = bucket.size() / ranks_;
   return {bucket.begin + rank * length, bucket.begin + (rank + 1) * length};

@@ -65,6 +65,9 @@ class BucketPlan {
   /// By index, which is the order of reduction. The first and the last are small: the first so that
   /// reduction begins early, the last because nothing is left that could hide it.
   const std::vector<Bucket>& buckets() const { return buckets_; }
+  /// Where a bucket stands on the way through the flat buffer: buckets of several groups that are
+  /// reduced together are taken in this order.
+  double way_to(const Bucket& bucket) const;
   /// The part of a bucket that a rank owns; equally long on every rank.
   ElementSpan shard(const Bucket& bucket, int rank) const;
 

@@ -1,6 +1,7 @@
 #include "dist/comm_benchmark.h"
 
 #include "base/error.h"
+#include "base/median.h"
 
 #include <ATen/ATen.h>
 
@@ -142,16 +143,13 @@ CommTiming time_collective(Collectives& collectives, CommOperation operation, st
       static_cast<int>(std::clamp(kRoundSeconds / std::max(estimate, 1e-9), 1.0, kMostRepetitions));
   std::vector<double> seconds;
   for (int i = 0; i < rounds.rounds; ++i) seconds.push_back(timed(exercise, repetitions));
-  std::sort(seconds.begin(), seconds.end());
-  const std::size_t middle = seconds.size() / 2;
-  const double median =
-      seconds.size() % 2 == 1 ? seconds[middle] : (seconds[middle - 1] + seconds[middle]) / 2;
+  const auto [fastest, slowest] = std::ranges::minmax(seconds);
   return {.operation = operation,
           .ranks = exercise.communicator().size(),
           .bytes = exercise.bytes(),
-          .median_s = median,
-          .fastest_s = seconds.front(),
-          .slowest_s = seconds.back()};
+          .median_s = median(seconds),
+          .fastest_s = fastest,
+          .slowest_s = slowest};
 }
 
 std::string wrong_data(CommOperation operation, const at::Tensor& result, int rank, int ranks) {

@@ -263,12 +263,9 @@ class GradientReducer::Impl {
       if (!active_[g]) continue;
       for (std::size_t b = 0; b < groups_[g].buckets.size(); ++b) parts_.push_back({g, b});
     }
-    const auto way = [&](const Part& part) {
-      const Bucket& bucket = bucket_of(part);
-      return double(bucket.begin + bucket.end) /
-             double(std::max<std::int64_t>(1, groups_[part.group].flat.plan().numel()));
-    };
-    std::ranges::stable_sort(parts_, {}, way);
+    std::ranges::stable_sort(parts_, {}, [&](const Part& part) {
+      return groups_[part.group].flat.plan().way_to(bucket_of(part));
+    });
   }
 
   void begin_micro() {

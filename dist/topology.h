@@ -1,6 +1,6 @@
 // Which rank is on which host.
 //
-//   const dist::Topology topology(world.all_gather_bytes(dist::this_process().host));
+//   const dist::Topology topology(world.all_gather_bytes(dist::host_name()));
 //   if (topology.why_one_level().empty()) ...       // reductions may go by hosts: dist/two_level.h
 //
 // LOCAL, a plain value: every rank makes the same one, from names that all have gathered. THREADS:

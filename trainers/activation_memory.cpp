@@ -5,6 +5,7 @@
 #include "dist/flat_group.h"
 
 #include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
@@ -22,9 +23,8 @@ namespace {
 
 /// A CPU tensor of the same sizes and strides, all zeros.
 at::Tensor zeros_for(const at::Tensor& meta) {
-  std::int64_t elements = meta.numel() == 0 ? 0 : 1;
-  for (std::int64_t d = 0; d < meta.dim() && elements > 0; ++d)
-    elements += (meta.size(d) - 1) * meta.stride(d);
+  const auto elements = static_cast<std::int64_t>(
+      at::detail::computeStorageNbytes(meta.sizes(), meta.strides(), /*itemsize=*/1));
   return at::zeros({elements}, meta.options().device(at::kCPU))
       .as_strided(meta.sizes(), meta.strides());
 }

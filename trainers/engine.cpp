@@ -15,7 +15,6 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <deque>
 #include <map>
@@ -39,6 +38,7 @@ struct Engine::Impl {
     ParameterGroup group;
     GroupOptions options;
     std::unique_ptr<const Optimizer> optimizer;
+    std::vector<NamedAverage> averages;
     std::int64_t count = 0;  ///< its steps
     std::vector<std::size_t> parts;
   };
@@ -56,7 +56,8 @@ struct Engine::Impl {
     std::vector<NamedParameter> parameters;
     std::unique_ptr<dist::GradientReducer> reducer;
     std::vector<std::string> said_unused;
-    bool reduced = false;  ///< in the last step
+    bool reduced = false;      ///< in the last step
+    bool count_again = false;  ///< since gradients came late then, in this branch or another
   };
 
   Impl(Task& task_, dist::Collectives& collectives_, EngineOptions options_)
@@ -78,10 +79,9 @@ struct Engine::Impl {
     Life& life = lives.emplace_back();
     life.options = options.of_group(group.name);
     life.optimizer = options.make_optimizer(life.options);
+    life.averages = options.averages_of(group);
     std::vector<std::string> averages;
-    if (group.ema) {
-      for (const NamedAverage& average : options.averages) averages.push_back(average.name);
-    }
+    for (const NamedAverage& average : life.averages) averages.push_back(average.name);
     const dist::BucketOptions buckets{
         .ranks = world().size(), .element_bytes = 4, .bucket_bytes = options.bucket_bytes};
     const auto shard = group.project ? dist::ShardMode::none : options.reducer.shard;
@@ -183,6 +183,7 @@ struct Engine::Impl {
       everyone.all_reduce(std::span(tally.flags), dist::ReduceOp::sum);
     }
     if (tally.flags[Tally::failed] > 0) everyone.agree(failure);
+    line.count_again = tally.flags[Tally::late] > 0;
 
     ObjectiveReport report{.name = line.objective.name,
                            .loss = tally.loss.value(),
@@ -217,7 +218,7 @@ struct Engine::Impl {
       const data::Batch batch = batches.get(micro);
       inputs.enter(StepPhase::forward);
       inputs.bad_samples.note(batch.replaced);
-      if (micro == 0 && must_count(reducer, inputs)) {
+      if (micro == 0 && must_count(line)) {
         gate.open();
         count_arrivals(line, context, inputs, batch);
       }
@@ -235,13 +236,11 @@ struct Engine::Impl {
     return problem;
   }
 
-  /// Branches whose losses exchange count together.
-  bool must_count(const dist::GradientReducer& reducer, const StepInputs& inputs) const {
-    if (!inputs.mesh || options.reducer.shard != dist::ShardMode::gradients)
-      return reducer.must_count();
-    std::int64_t any = reducer.must_count() ? 1 : 0;
-    inputs.mesh->world().all_reduce(std::span(&any, 1), dist::ReduceOp::max);
-    return any > 0;
+  /// Branches whose losses exchange count together: what begins and changes in one does in all, and
+  /// that gradients came late in one all know.
+  bool must_count(const Line& line) const {
+    const bool counts = options.reducer.shard == dist::ShardMode::gradients;
+    return counts && (line.reducer->must_count() || line.count_again);
   }
 
   /// Backward once more for the counts alone, before anything is kept.
@@ -331,10 +330,8 @@ struct Engine::Impl {
                         .sums = {}};
       update.sums = sums_for(line, life, update.scalars);
       update.scalars.sums = update.sums;
-      if (life.group.ema) {
-        for (const NamedAverage& average : options.averages)
-          update.decays.push_back(average.options.decay_after(life.count - 1));
-      }
+      for (const NamedAverage& average : life.averages)
+        update.decays.push_back(average.options.decay_after(life.count - 1));
       update.project = &life.group.project;
       for (const std::size_t g : life.parts) update_of[g] = &update;
     }
@@ -413,8 +410,7 @@ void Engine::state(checkpoint::Scope& root) {
     checkpoint::Scope optim =
         count_scope(root.child("optim"), life.group.name, impl_->lives.size());
     optim.number("count", life.count);
-    if (!life.group.ema) continue;
-    for (const NamedAverage& average : impl_->options.averages) {
+    for (const NamedAverage& average : life.averages) {
       std::int64_t updates = life.count;  // an average is updated with every step
       count_scope(root.child(average.name), life.group.name, impl_->lives.size())
           .number("count", updates);

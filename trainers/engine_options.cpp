@@ -22,7 +22,7 @@ EngineOptions EngineOptions::of(const configs::Recipe& recipe, Task& task) {
                   .wire = dist.wire_dtype == "bf16" ? dist::WireDtype::bf16 : dist::WireDtype::sum},
       .bucket_bytes = dist.bucket_bytes,
       .max_grad_norm = recipe.section<TrainOptions>("train").max_grad_norm,
-      .averages = averages_of(recipe),
+      .averages = trainers::averages_of(recipe),
       .every_group = {},
       .groups = {}};
   for (const ParameterGroup& group : task.groups())
@@ -37,6 +37,10 @@ std::unique_ptr<const Optimizer> EngineOptions::fused_adamw(const GroupOptions& 
 const GroupOptions& EngineOptions::of_group(const std::string& name) const {
   const auto found = groups.find(name);
   return found == groups.end() ? every_group : found->second;
+}
+
+std::vector<NamedAverage> EngineOptions::averages_of(const ParameterGroup& group) const {
+  return group.ema ? averages : std::vector<NamedAverage>();
 }
 
 }  // namespace trestle::trainers

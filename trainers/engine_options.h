@@ -30,6 +30,8 @@ struct EngineOptions {
   static EngineOptions of(const configs::Recipe& recipe, Task& task);
   static std::unique_ptr<const Optimizer> fused_adamw(const GroupOptions& options);
   const GroupOptions& of_group(const std::string& name) const;
+  /// None of a group that keeps none.
+  std::vector<NamedAverage> averages_of(const ParameterGroup& group) const;
 };
 
 }  // namespace trestle::trainers

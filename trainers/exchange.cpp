@@ -1,6 +1,7 @@
 #include "trainers/exchange.h"
 
 #include "base/error.h"
+#include "base/torch/autograd_node.h"
 #include "dist/activity.h"
 #include "dist/flat_group.h"
 #include "models/nn/checkpointed_call.h"
@@ -21,11 +22,6 @@ namespace {
 
 namespace autograd = torch::autograd;
 using Tensors = std::vector<at::Tensor>;
-
-template <class NodeType, class... Args>
-std::shared_ptr<NodeType> make_node(Args&&... args) {
-  return {new NodeType(std::forward<Args>(args)...), autograd::deleteNode};
-}
 
 /// Every rank is here and sees the same, so all may leave in order.
 template <class... Args>

@@ -1,16 +1,17 @@
 #include "trainers/forward_gate.h"
 
 #include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
 
 namespace trestle::trainers {
 namespace {
 
 /// The elements of its storage that a tensor covers, gaps of its strides included.
 dist::ElementSpan extent(const at::Tensor& tensor) {
-  std::int64_t begin = tensor.storage_offset(), end = begin + 1;
-  for (std::int64_t axis = 0; axis < tensor.dim(); ++axis)
-    end += (tensor.size(axis) - 1) * tensor.stride(axis);
-  return {begin, end};
+  const std::size_t end =
+      at::detail::computeStorageNbytes(tensor.sizes(), tensor.strides(), /*itemsize=*/1,
+                                       static_cast<std::size_t>(tensor.storage_offset()));
+  return {tensor.storage_offset(), static_cast<std::int64_t>(end)};
 }
 
 }  // namespace

@@ -46,10 +46,8 @@ Paranoid::Paranoid(Task& task, Engine& engine, dist::Collectives& plain,
     const auto masters = copies(group.parameters);
     const GroupOptions& own = options.of_group(group.name);
     std::vector<Ema> averages;
-    if (group.ema) {
-      for (const NamedAverage& average : options.averages)
-        averages.emplace_back(masters, average.options);
-    }
+    for (const NamedAverage& average : options.averages_of(group))
+      averages.emplace_back(masters, average.options);
     groups_.push_back({.group = group,
                        .masters = masters,
                        .optimizer = AdamW(masters, own.adamw),

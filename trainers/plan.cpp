@@ -62,7 +62,7 @@ std::vector<FlatPlan> flat_plans(const std::vector<ParameterGroup>& groups,
                        .is_sharded = !whole && world > 1,
                        .gets_whole_sums = whole,
                        .state_planes = std::ssize(optimizer->state_names()),
-                       .averages = group.ema ? std::ssize(options.averages) : 0});
+                       .averages = std::ssize(options.averages_of(group))});
     }
   }
   return plans;
@@ -81,10 +81,8 @@ std::vector<Part> parts_of(const Objective& objective, const std::vector<FlatPla
     if (std::ranges::count(objective.groups, flat.group) == 0) continue;
     for (const dist::Bucket& bucket : flat.buckets.buckets()) parts.push_back({&flat, &bucket});
   }
-  std::ranges::stable_sort(parts, {}, [](const Part& part) {
-    return double(part.bucket->begin + part.bucket->end) /
-           double(std::max<std::int64_t>(1, part.flat->buckets.numel()));
-  });
+  std::ranges::stable_sort(
+      parts, {}, [](const Part& part) { return part.flat->buckets.way_to(*part.bucket); });
   return parts;
 }
 

@@ -1,6 +1,7 @@
 #include "trainers/step_benchmark.h"
 
 #include "base/error.h"
+#include "base/median.h"
 #include "base/torch/tensor_memory.h"
 #include "data/loader.h"
 #include "dist/binding.h"
@@ -26,19 +27,12 @@ constexpr std::array kParts = {
     &StepTimes::data_wait_s, &StepTimes::exposed_s,       &StepTimes::other_s,
     &StepTimes::step_s,      &StepTimes::communication_s, &StepTimes::hidden_s};
 
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::ranges::sort(values);
-  const std::size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-}
-
 StepTimes median(const std::vector<StepTimes>& steps) {
   StepTimes result;
   for (const auto part : kParts) {
     std::vector<double> values;
     for (const StepTimes& step : steps) values.push_back(step.*part);
-    result.*part = median(std::move(values));
+    result.*part = trestle::median(std::move(values));
   }
   return result;
 }
@@ -149,7 +143,6 @@ class Training {
 
 struct Alone {
   ComputeTimes times;
-  std::int64_t elements = 0;  ///< that the optimizer stepped
   std::int64_t parameters = 0, sample_bytes = 0;
 };
 
@@ -173,7 +166,6 @@ Alone compute_alone(const configs::Recipe& recipe, const dist::Communicator& wor
                  .optimizer_s = parts.optimizer_s};
   for (const NamedParameter& parameter : training.engine().parameters())
     alone.parameters += parameter.tensor.numel();
-  alone.elements = alone.parameters;
   alone.sample_bytes = training.sample_bytes();
   return alone;
 }
@@ -201,7 +193,7 @@ struct Together {
 /// clocks are one.
 StepTimeline::Clock::time_point common_origin(const dist::Communicator& world) {
   using Clock = StepTimeline::Clock;
-  const auto hosts = world.all_gather_bytes(dist::this_process().host);
+  const auto hosts = world.all_gather_bytes(dist::host_name());
   world.barrier();
   const auto ticks = all_gather<Clock::rep>(world, {Clock::now().time_since_epoch().count()});
   const auto first = std::ranges::find(hosts, hosts[static_cast<std::size_t>(world.rank())]);
@@ -248,12 +240,12 @@ StepMeasurement measure_steps(const configs::Recipe& recipe, const dist::Communi
   train_together(recipe, world, options, together);
 
   StepMeasurement found;
-  const auto hosts = world.all_gather_bytes(dist::this_process().host);
+  const auto hosts = world.all_gather_bytes(dist::host_name());
   const auto steps = all_gather(world, together.timeline.parts());
   const double samples = double(std::max<std::int64_t>(1, together.samples));
   const auto per_piece = all_gather<double>(
       world, {alone.times.forward_s / samples, alone.times.backward_s / samples,
-              alone.times.optimizer_s / double(std::max<std::int64_t>(1, alone.elements))});
+              alone.times.optimizer_s / double(std::max<std::int64_t>(1, alone.parameters))});
   const auto times = all_gather<ComputeTimes>(world, {alone.times});
   const auto sizes = all_gather<std::int64_t>(world, {together.samples, together.tensor_bytes});
   for (std::size_t rank = 0; rank < hosts.size(); ++rank) {
@@ -274,7 +266,7 @@ StepMeasurement measure_steps(const configs::Recipe& recipe, const dist::Communi
       double(recipe.section<TrainOptions>("train").global_batch) / found.median.step_s;
   found.compute = compute_of(recipe, alone, per_piece);
   found.trace = chrome_trace(world.all_gather_bytes(together.timeline.chrome_events(
-      world.rank(), fmt::format("rank {} ({})", world.rank(), dist::this_process().host))));
+      world.rank(), fmt::format("rank {} ({})", world.rank(), dist::host_name()))));
   return found;
 }
 

@@ -77,7 +77,7 @@ std::string Summation::change_since(const checkpoint::Manifest& manifest) const 
 
 Summation choose_summation(const dist::Mesh& mesh, const std::string& wish,
                            const std::vector<std::string>& hosts) {
-  const auto gathered = mesh.world().all_gather_bytes(dist::this_process().host);
+  const auto gathered = mesh.world().all_gather_bytes(dist::host_name());
   return mesh.world().agreed([&] {
     return Summation(wish, hosts.empty() ? gathered : hosts, mesh.branches(), mesh.branch());
   });

@@ -39,7 +39,7 @@ class SentBytes {
   /// COLLECTIVE.
   SentBytes(const dist::Communicator& world, const std::string& interface)
       : world_(world), file_("/sys/class/net/" + interface + "/statistics/tx_bytes") {
-    const auto hosts = world.all_gather_bytes(dist::this_process().host);
+    const auto hosts = world.all_gather_bytes(dist::host_name());
     const auto first = std::ranges::find(hosts, hosts[world.rank()]) - hosts.begin();
     counts_ = !interface.empty() && first == world.rank();  // one rank a host
     world.agreed([&] {

@@ -40,7 +40,7 @@ struct Group {
 
 Group gather_group(const dist::Communicator& world) {
   Group group{.ranks = world.size(), .ranks_of_host = {}};
-  for (const auto& host : world.all_gather_bytes(dist::this_process().host)) {
+  for (const auto& host : world.all_gather_bytes(dist::host_name())) {
     ++group.ranks_of_host[host];
   }
   return group;

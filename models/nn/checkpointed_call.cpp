@@ -1,6 +1,7 @@
 #include "models/nn/checkpointed_call.h"
 
 #include "base/error.h"
+#include "base/torch/autograd_node.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -24,12 +25,6 @@ Tensors run_segment(const Segment& segment, const Tensors& inputs, const std::an
     ~Running() { --segments_running; }
   } const running;
   return segment(inputs, extra);
-}
-
-/// Autograd's own way to make a node: its deleter does not recurse through long graphs.
-template <class NodeType, class... Args>
-std::shared_ptr<NodeType> make_node(Args&&... args) {
-  return {new NodeType(std::forward<Args>(args)...), autograd::deleteNode};
 }
 
 /// The same values with `node` as the origin of those that require a gradient. The node then gets
