@@ -1,7 +1,6 @@
 #include "dist/comm_benchmark.h"
 
 #include "base/error.h"
-#include "base/median.h"
 
 #include <ATen/ATen.h>
 
@@ -149,7 +148,8 @@ CommTiming time_collective(Collectives& collectives, CommOperation operation, st
           .bytes = exercise.bytes(),
           .median_s = median(seconds),
           .fastest_s = fastest,
-          .slowest_s = slowest};
+          .slowest_s = slowest,
+          .modes = modes(seconds)};
 }
 
 std::string wrong_data(CommOperation operation, const at::Tensor& result, int rank, int ranks) {
@@ -170,12 +170,14 @@ std::string wrong_data(CommOperation operation, const at::Tensor& result, int ra
   return {};
 }
 
-CommCost fit_cost(std::span<const CommTiming> timings) {
+CommCost fit_cost(std::span<const CommTiming> timings, bool slow) {
   TRESTLE_ASSERT(!timings.empty(), "nothing to fit");
   // Minimises the sum of (a u + b v - 1)^2 with u = 1 / time and v = bytes / time.
   double uu = 0, uv = 0, vv = 0, u_sum = 0, v_sum = 0;
   for (const auto& timing : timings) {
-    const double u = 1 / timing.median_s, v = double(timing.bytes) / timing.median_s;
+    const double time_s =
+        slow && timing.modes.size() == 2 ? timing.modes[1].median : timing.median_s;
+    const double u = 1 / time_s, v = double(timing.bytes) / time_s;
     uu += u * u, uv += u * v, vv += v * v, u_sum += u, v_sum += v;
   }
   const double determinant = uu * vv - uv * uv;

@@ -8,6 +8,7 @@
 //
 // COLLECTIVE: time_collective; every rank gets the same timing. Everything else is LOCAL.
 #pragma once
+#include "base/median.h"
 #include "dist/collectives.h"
 
 #include <array>
@@ -15,6 +16,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace trestle::dist {
 
@@ -35,6 +37,7 @@ struct CommTiming {
   int ranks;
   std::int64_t bytes;  ///< of the whole tensor: what reduce_scatter reads, all_gather writes
   double median_s, fastest_s, slowest_s;  ///< of the rounds
+  std::vector<Mode> modes = {};           ///< of the rounds; two on some links (MPI over TCP)
 
   /// Bytes per second.
   double algorithm_bandwidth() const { return double(bytes) / median_s; }
@@ -59,7 +62,8 @@ struct CommCost {
 };
 
 /// Least squares of the relative error over the medians, so that small sizes count as much as large
-/// ones; latency not below 0. Needs at least one timing.
-CommCost fit_cost(std::span<const CommTiming> timings);
+/// ones; latency not below 0. Needs at least one timing. `slow`: of the slow mode where there are
+/// two.
+CommCost fit_cost(std::span<const CommTiming> timings, bool slow = false);
 
 }  // namespace trestle::dist

@@ -14,12 +14,17 @@ std::span<std::byte> writable_bytes(std::string& text) {
 }
 
 template <class T>
+std::vector<T> gather_values(Channel& channel, std::string_view kind, std::span<const T> mine) {
+  std::vector<T> all(mine.size() * channel.size());
+  all_gather(channel, {.kind = kind}, std::as_bytes(mine), std::as_writable_bytes(std::span(all)))
+      ->wait();
+  return all;
+}
+
+template <class T>
 void all_reduce_values(Channel& channel, std::span<T> values, ReduceOp op) {
   const size_t count = values.size();
-  std::vector<T> all(count * channel.size());
-  all_gather(channel, {.kind = "all_reduce"}, std::as_bytes(values),
-             std::as_writable_bytes(std::span(all)))
-      ->wait();
+  const std::vector<T> all = gather_values<T>(channel, "all_reduce", values);
   std::copy_n(all.begin(), count, values.begin());
   for (int rank = 1; rank < channel.size(); ++rank) {
     combine(values.data(), all.data() + rank * count, static_cast<int64_t>(count), op);
@@ -105,6 +110,10 @@ void Communicator::all_reduce(std::span<double> values, ReduceOp op) const {
 
 void Communicator::all_reduce(std::span<int64_t> values, ReduceOp op) const {
   all_reduce_values(*channel_, values, op);
+}
+
+std::vector<int64_t> Communicator::all_gather(std::span<const int64_t> mine) const {
+  return gather_values(*channel_, "all_gather", mine);
 }
 
 void Communicator::agree(const std::exception_ptr& mine) const {

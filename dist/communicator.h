@@ -81,6 +81,8 @@ class Communicator {
   /// each rank sends its values to each other rank.
   void all_reduce(std::span<double> values, ReduceOp op) const;
   void all_reduce(std::span<int64_t> values, ReduceOp op) const;
+  /// COLLECTIVE. Everyone's values in rank order, the same length on every rank; as cheap.
+  std::vector<int64_t> all_gather(std::span<const int64_t> mine) const;
 
   /// COLLECTIVE. If any rank brings an exception, every rank throws an AgreedError with the code
   /// and text of the lowest such rank; one of ExitCode::preempted counts only where no rank brings

@@ -65,14 +65,19 @@ const json& element(const json& value, const char* list) {
   return value;
 }
 
+Calibration::Cost parse_cost(const json& stored) {
+  return {.latency_s = number_at(stored, "latency_s", Zero::allowed),
+          .bytes_per_s = number_at(stored, "bytes_per_s", Zero::refused)};
+}
+
 Calibration::Operation parse_operation(const json& stored) {
-  Calibration::Operation operation{.latency_s = number_at(stored, "latency_s", Zero::allowed),
-                                   .bytes_per_s = number_at(stored, "bytes_per_s", Zero::refused)};
+  Calibration::Operation operation{parse_cost(stored)};
   for (const json& point : list_at(stored, "points")) {
     element(point, "points");
     operation.points.push_back({.bytes = count_at(point, "bytes", 0),
                                 .median_s = number_at(point, "median_s", Zero::allowed)});
   }
+  if (stored.contains("slow")) operation.slow = parse_cost(object_at(stored, "slow"));
   return operation;
 }
 
@@ -100,6 +105,11 @@ Calibration parse(std::string_view text) {
     calibration.hosts.push_back(
         {.name = text_at(host, "name"), .ranks = count_at(host, "ranks", 1)});
   }
+  if (stored.contains("levels")) {
+    const std::int64_t levels = count_at(stored, "levels", 1);
+    if (levels > 2) throw JsonProblem("\"levels\" is neither 1 nor 2");
+    calibration.levels = static_cast<int>(levels);
+  }
   for (const auto& [name, operation] : object_at(stored, "operations").items()) {
     if (!operation.is_object())
       throw JsonProblem(fmt::format("operation {} is not an object", shown(name)));
@@ -109,13 +119,17 @@ Calibration parse(std::string_view text) {
   return calibration;
 }
 
+Stored to_json(const Calibration::Cost& cost) {
+  return {{"latency_s", cost.latency_s}, {"bytes_per_s", cost.bytes_per_s}};
+}
+
 Stored to_json(const Calibration::Operation& operation) {
-  Stored points = Stored::array();
+  Stored stored = to_json(static_cast<const Calibration::Cost&>(operation));
+  stored["points"] = Stored::array();
   for (const auto& [bytes, median_s] : operation.points)
-    points.push_back({{"bytes", bytes}, {"median_s", median_s}});
-  return {{"latency_s", operation.latency_s},
-          {"bytes_per_s", operation.bytes_per_s},
-          {"points", std::move(points)}};
+    stored["points"].push_back({{"bytes", bytes}, {"median_s", median_s}});
+  if (operation.slow) stored["slow"] = to_json(*operation.slow);
+  return stored;
 }
 
 Stored to_json(const Calibration::Compute& compute) {
@@ -156,6 +170,7 @@ std::string to_text(const Calibration& calibration) {
                    {"version", kVersion},
                    {"world", calibration.world},
                    {"hosts", std::move(hosts)},
+                   {"levels", calibration.levels},
                    {"operations", std::move(operations)}};
   if (calibration.compute) stored["compute"] = to_json(*calibration.compute);
   return stored.dump(1) + "\n";

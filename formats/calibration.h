@@ -2,15 +2,18 @@
 // bench comm --save` and `trestle bench step --save` write.
 //
 //   {"format": "trestle calibration", "version": 1, "world": 2,
-//    "hosts": [{"name": "a", "ranks": 2}],
+//    "hosts": [{"name": "a", "ranks": 2}], "levels": 1,
 //    "operations": {"all_gather": {"latency_s": 1e-05, "bytes_per_s": 3e9,
-//                                  "points": [{"bytes": 1024, "median_s": 1.1e-05}]}, ...},
+//                                  "points": [{"bytes": 1024, "median_s": 1.1e-05}],
+//                                  "slow": {"latency_s": 2e-05, "bytes_per_s": 2e9}}, ...},
 //    "compute": {"task": "sana_bridge", "parameters": 1200000, "micro_batch": 8,
 //                "checkpoint_every": 0, "sample_bytes": 98304, "forward_s_per_sample": 0.01,
 //                "backward_s_per_sample": 0.02, "optimizer_s_per_element": 1e-9}}
 //
-// The time of a collective is latency_s + bytes / bytes_per_s, bytes of the whole tensor. "compute"
-// is there once `bench step` has measured it, and holds for what it names only.
+// The time of a collective is latency_s + bytes / bytes_per_s, bytes of the whole tensor; "slow" is
+// there where the link was seen in two modes. "levels" are those of dist.two_level (1 where a file
+// does not say). "compute" is there once `bench step` has measured it, and holds for what it names
+// only.
 // LOCAL. THREADS: any. ERRORS: ExitCode::data, naming the file and what is wrong.
 #pragma once
 #include <cstdint>
@@ -32,10 +35,13 @@ struct Calibration {
     std::int64_t bytes = 0;
     double median_s = 0;
   };
-  struct Operation {
+  struct Cost {
     double latency_s = 0, bytes_per_s = 1;
-    std::vector<Point> points = {};  ///< what was fitted
     double seconds(double bytes) const { return latency_s + bytes / bytes_per_s; }
+  };
+  struct Operation : Cost {
+    std::vector<Point> points = {};  ///< what was fitted
+    std::optional<Cost> slow = {};   ///< of the slow mode, where the link has two
   };
   /// Time without communication, of one rank among as many as the calibration has.
   struct Compute {
@@ -47,6 +53,7 @@ struct Calibration {
 
   std::int64_t world = 1;
   std::vector<Host> hosts = {};
+  int levels = 1;  ///< of reductions and gathers (dist/two_level.h)
   std::map<std::string, Operation, std::less<>> operations = {};
   std::optional<Compute> compute = {};
 };

@@ -58,6 +58,7 @@ struct Engine::Impl {
     std::vector<std::string> said_unused;
     bool reduced = false;      ///< in the last step
     bool count_again = false;  ///< since gradients came late then, in this branch or another
+    MetricNames metrics;       ///< that any rank of this branch has reported
   };
 
   Impl(Task& task_, dist::Collectives& collectives_, EngineOptions options_)
@@ -155,11 +156,12 @@ struct Engine::Impl {
     choose_leaves(line, inputs.step);
     line.reducer->begin_step({.micro_steps = inputs.micro_steps, .active = std::move(active)});
     Tally tally;
+    Metrics metrics;
     std::string problem;  // this rank's, with a number that is not finite
     std::exception_ptr failure;
     try {
       ForwardGate gate(groups);
-      problem = run_micro_batches(line, inputs, batches, gate, tally.loss);
+      problem = run_micro_batches(line, inputs, batches, gate, tally.loss, metrics);
     } catch (const dist::AgreedError&) {
       failure = std::current_exception();
     } catch (...) {
@@ -171,10 +173,13 @@ struct Engine::Impl {
     inputs.enter(StepPhase::norm);
     if (problem.empty() && !line.reducer->not_finite().empty())
       problem = gradient_problem(line.reducer->not_finite());
-    tally.flags = {inputs.stop.requested(), inputs.bad_samples.has_news(), failure != nullptr,
-                   !problem.empty(), line.reducer->has_late()};
+    tally.flags = {inputs.stop.requested(),  inputs.bad_samples.has_news(),
+                   failure != nullptr,       !problem.empty(),
+                   line.reducer->has_late(), !line.metrics.contains(metrics.names())};
     add_squares_of(line, tally.squares);
-    tally.sum_over(world());
+    tally.metrics = metrics.numbers(line.metrics);
+    tally.sum_over(world(), line.metrics);
+    const bool new_metrics = tally.flags[Tally::new_metrics] > 0;
     if (tally.flags[Tally::late] > 0 && tally.flags[Tally::failed] == 0)
       tally.squares = add_late(line, inputs.step);
     const dist::Communicator& everyone = inputs.everyone(world());
@@ -184,11 +189,13 @@ struct Engine::Impl {
     }
     if (tally.flags[Tally::failed] > 0) everyone.agree(failure);
     line.count_again = tally.flags[Tally::late] > 0;
+    if (new_metrics) tally.metrics = merge_metrics(world(), metrics, line.metrics);
 
     ObjectiveReport report{.name = line.objective.name,
                            .loss = tally.loss.value(),
                            .grad_norm = std::sqrt(tally.squares.value()),
-                           .not_finite = {}};
+                           .not_finite = {},
+                           .metrics = line.metrics.values(tally.metrics)};
     if (inputs.mesh) report.branches = numbers_of_branches(*inputs.mesh, report);
     stop = stop || tally.flags[Tally::stop] > 0;
     for (const auto& text : inputs.bad_samples.merge(everyone, tally.flags[Tally::bad_news] > 0)) {
@@ -208,7 +215,7 @@ struct Engine::Impl {
 
   /// Forward and backward; returns what is not finite here.
   std::string run_micro_batches(Line& line, const StepInputs& inputs, MicroBatches& batches,
-                                ForwardGate& gate, ExactSum& loss_sum) {
+                                ForwardGate& gate, ExactSum& loss_sum, Metrics& metrics) {
     dist::GradientReducer& reducer = *line.reducer;
     const StepContext context{
         .step = inputs.step, .draws = inputs.draws, .exchange = inputs.exchange};
@@ -228,6 +235,7 @@ struct Engine::Impl {
       gate.open();
       if (problem.empty()) problem = loss.not_finite;
       loss_sum.add(loss.value);
+      metrics.add(loss.metrics);
       inputs.enter(StepPhase::backward);
       reducer.begin_backward();
       if (loss.graph.defined()) torch::autograd::backward({loss.graph}, {});

@@ -5,6 +5,7 @@
 #include "base/torch/finite.h"
 #include "dist/flat_group.h"
 #include "trainers/optim/gradient_norm.h"
+#include "trainers/tally.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -78,6 +79,7 @@ ObjectiveReport step_objective(StepParts& parts, const StepInputs& inputs,
 
   forget_gradients(leaves);
   ExactSum loss_sum;
+  Metrics metrics;
   std::string problem;
   const auto local = [&] {
     for (std::int64_t micro = 0; micro < inputs.micro_steps; ++micro) {
@@ -87,6 +89,7 @@ ObjectiveReport step_objective(StepParts& parts, const StepInputs& inputs,
       const LocalLoss loss =
           local_loss(parts.task, objective, context, inputs.kinds, batch, leaves);
       loss_sum.add(loss.value);
+      metrics.add(loss.metrics);
       if (problem.empty()) problem = loss.not_finite;
       if (loss.graph.defined()) torch::autograd::backward({loss.graph}, {});
     }
@@ -105,6 +108,8 @@ ObjectiveReport step_objective(StepParts& parts, const StepInputs& inputs,
     add_squares(gradient.flatten(), squares);
   }
   branch.all_reduce(loss_sum.words(), dist::ReduceOp::sum);
+  MetricNames names;
+  const std::vector<double> numbers = merge_metrics(branch, metrics, names);
   const bool finite = problem.empty() && std::isfinite(loss_sum.value() + squares.value());
   std::array flags{inputs.stop.requested() ? 1.0 : 0.0, inputs.bad_samples.has_news() ? 1.0 : 0.0,
                    finite ? 0.0 : 1.0};
@@ -115,7 +120,8 @@ ObjectiveReport step_objective(StepParts& parts, const StepInputs& inputs,
   ObjectiveReport report{.name = objective.name,
                          .loss = loss_sum.value(),
                          .grad_norm = std::sqrt(squares.value()),
-                         .not_finite = {}};
+                         .not_finite = {},
+                         .metrics = names.values(numbers)};
   if (flags[2] > 0) {
     for (const auto& text : world.all_gather_bytes(
              problem.empty() ? "" : not_finite_message(world.rank(), inputs.step, problem))) {

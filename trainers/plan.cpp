@@ -8,6 +8,7 @@
 #include "dist/flat_group.h"
 #include "trainers/engine.h"
 #include "trainers/options.h"
+#include "trainers/summation.h"
 
 #include <algorithm>
 #include <cmath>
@@ -205,42 +206,75 @@ void add_state(const FlatPlan& flat, const EngineOptions& options, int world, Me
   memory.ema += flat.averages * held_bytes;
 }
 
-double seconds_of(const Plan& plan, Transfer::When when, const formats::Calibration& calibration) {
+double seconds_of(const Plan& plan, Transfer::When when, const formats::Calibration& calibration,
+                  bool slow) {
   double seconds = 0;
   for (const Transfer& transfer : plan.transfers) {
     if (transfer.when != when) continue;
-    const auto& cost = calibration.operations.find(transfer.operation)->second;
+    const auto& operation = calibration.operations.find(transfer.operation)->second;
+    const formats::Calibration::Cost& cost =
+        slow && operation.slow ? *operation.slow
+                               : static_cast<const formats::Calibration::Cost&>(operation);
     seconds += double(transfer.times) * cost.seconds(double(transfer.bytes));
   }
   return seconds;
 }
 
+/// Bytes of tensors that ranks pass to each other in a step, of which each takes a way through all
+/// of them: gathered once, or scattered once.
+std::int64_t passed_bytes(const Plan& plan, Transfer::When when) {
+  std::int64_t sum = 0;
+  for (const Transfer& transfer : plan.transfers) {
+    const std::int64_t halves = transfer.operation == "all_reduce" ? 2 : 1;
+    if (transfer.when == when) sum += transfer.times * halves * transfer.bytes;
+  }
+  return sum;
+}
+
+std::string levels_text(bool two_level) { return two_level ? "two levels" : "one level"; }
+
 }  // namespace
 
-std::int64_t Transfer::sent_bytes(int ranks) const {
-  const std::int64_t once = bytes / ranks * (ranks - 1);
-  return operation == "all_reduce" ? 2 * once : once;
+std::vector<std::string> hosts_of_ranks(int ranks, int hosts) {
+  std::vector<std::string> names;
+  for (int rank = 0; rank < ranks; ++rank)
+    names.push_back(fmt::format("host-{}", std::int64_t{rank} * hosts / ranks));
+  return names;
 }
 
 std::int64_t Plan::sent_bytes(Transfer::When when) const {
-  std::int64_t sum = 0;
-  for (const Transfer& transfer : transfers) {
-    if (transfer.when == when) sum += transfer.times * transfer.sent_bytes(world);
-  }
-  return sum;
+  const std::int64_t n = world(), local = two_level ? ranks.ranks_per_host() : n;
+  // Tensors are padded to multiples of n elements.
+  const std::int64_t slice = passed_bytes(*this, when) / n;
+  return two_level ? slice * ((local - 1) * ranks.hosts() + ranks.hosts() - 1) : slice * (n - 1);
+}
+
+std::int64_t Plan::sent_between_hosts_bytes(Transfer::When when) const {
+  const std::int64_t n = world(), slice = passed_bytes(*this, when) / n;
+  if (two_level) return slice * ranks.ranks_per_host() * (ranks.hosts() - 1);
+  std::vector<std::int64_t> of_host(static_cast<std::size_t>(ranks.hosts()));
+  for (int rank = 0; rank < n; ++rank) ++of_host[static_cast<std::size_t>(ranks.host_of(rank))];
+  std::int64_t most = 0;
+  for (const std::int64_t local : of_host) most = std::max(most, slice * local * (n - local));
+  return most;
 }
 
 std::int64_t Plan::checkpoint_total_bytes() const {
   return std::accumulate(checkpoint_bytes.begin(), checkpoint_bytes.end(), std::int64_t{0});
 }
 
-Plan make_plan(const configs::Recipe& recipe, Task& task, int world) {
+Plan make_plan(const configs::Recipe& recipe, Task& task, const std::vector<std::string>& hosts) {
+  const auto branches = static_cast<std::size_t>(task.branches());
+  const Summation summation(recipe.section<DistOptions>("dist").two_level, hosts, task.branches());
+  const auto of_branch = hosts.begin() + static_cast<std::ptrdiff_t>(hosts.size() / branches);
   const auto train = recipe.section<TrainOptions>("train");
   const EngineOptions options = EngineOptions::of(recipe, task);
   const std::vector<ParameterGroup> groups = task.groups();
-  const data::BatchPlan batches(train.global_batch, train.micro_batch, 0, world);
   Plan plan;
-  plan.world = world;
+  plan.ranks = dist::Topology({hosts.begin(), of_branch});
+  plan.two_level = summation.two_level().has_value();
+  const int world = plan.world();
+  const data::BatchPlan batches(train.global_batch, train.micro_batch, 0, world);
   plan.micro_steps = batches.micro_steps();
   plan.samples = (train.global_batch + world - 1) / world;
   plan.reduces_every_micro_step = options.reducer.shard == dist::ShardMode::gradients;
@@ -279,12 +313,12 @@ Plan make_plan(const configs::Recipe& recipe, Task& task, int world) {
   return plan;
 }
 
-double StepPrediction::step_s() const {
+double StepPrediction::step_s(double reducing_s, double gathering_s) const {
   const double first_forward_s = compute.forward_s / double(micro_steps);
   const double hiding_backward_s =
       reduces_every_micro_step ? compute.backward_s : compute.backward_s / double(micro_steps);
-  return std::max(hiding_backward_s, reduce_s) + (compute.backward_s - hiding_backward_s) +
-         compute.optimizer_s + std::max(first_forward_s, gather_s) +
+  return std::max(hiding_backward_s, reducing_s) + (compute.backward_s - hiding_backward_s) +
+         compute.optimizer_s + std::max(first_forward_s, gathering_s) +
          (compute.forward_s - first_forward_s);
 }
 
@@ -327,11 +361,19 @@ ComputeFound compute_from(const Plan& plan, const formats::Calibration& calibrat
 }
 
 std::string why_no_prediction(const Plan& plan, const formats::Calibration& calibration) {
-  if (calibration.world != plan.world) {
+  if (calibration.world != plan.world()) {
     return fmt::format(
         "the calibration is of {} ranks, not {} (what a collective costs depends on how many take "
         "part). Measure it with trestle bench comm --save on as many.",
-        calibration.world, plan.world);
+        calibration.world, plan.world());
+  }
+  const int levels = plan.two_level ? 2 : 1;
+  if (calibration.levels != levels) {
+    return fmt::format(
+        "the calibration is of collectives in {}, and here they go in {} ({}; dist.two_level). "
+        "Measure it with trestle bench comm --two-level {} --save.",
+        levels_text(calibration.levels == 2), levels_text(plan.two_level), plan.ranks.to_text(),
+        plan.two_level);
   }
   for (const Transfer& transfer : plan.transfers) {
     if (!calibration.operations.contains(transfer.operation)) {
@@ -346,11 +388,18 @@ std::string why_no_prediction(const Plan& plan, const formats::Calibration& cali
 
 StepPrediction predict(const Plan& plan, const ComputeTimes& compute,
                        const formats::Calibration& calibration) {
+  using When = Transfer::When;
+  const bool has_slow_mode = std::ranges::any_of(plan.transfers, [&](const Transfer& transfer) {
+    return calibration.operations.find(transfer.operation)->second.slow.has_value();
+  });
   return {.compute = compute,
-          .reduce_s = seconds_of(plan, Transfer::When::reduction, calibration),
-          .gather_s = seconds_of(plan, Transfer::When::gather, calibration),
+          .reduce_s = seconds_of(plan, When::reduction, calibration, /*slow=*/false),
+          .gather_s = seconds_of(plan, When::gather, calibration, /*slow=*/false),
           .micro_steps = plan.micro_steps,
-          .reduces_every_micro_step = plan.reduces_every_micro_step};
+          .reduces_every_micro_step = plan.reduces_every_micro_step,
+          .has_slow_mode = has_slow_mode,
+          .slow_reduce_s = seconds_of(plan, When::reduction, calibration, /*slow=*/true),
+          .slow_gather_s = seconds_of(plan, When::gather, calibration, /*slow=*/true)};
 }
 
 }  // namespace trestle::trainers

@@ -4,13 +4,14 @@
 // (trainers/activation_memory.h); no weights are made.
 //
 //   const auto task = check_recipe(recipe, world);               // on the meta device
-//   const Plan plan = make_plan(recipe, *task, world);
+//   const Plan plan = make_plan(recipe, *task, hosts_of_ranks(world, hosts));
 //   plan.memory.total_bytes();
 //   predict(plan, {.forward_s = ..., ...}, calibration).step_s();
 //
 // LOCAL, on any machine. THREADS: one.
 #pragma once
 #include "configs/recipe.h"
+#include "dist/topology.h"
 #include "formats/calibration.h"
 #include "trainers/activation_memory.h"
 #include "trainers/task.h"
@@ -48,12 +49,11 @@ struct Transfer {
   std::string_view operation;  ///< as a calibration names it
   std::int64_t bytes = 0;      ///< of the whole tensor
   std::int64_t times = 1;      ///< in a step
-  /// What each of n ranks sends of it: (n-1)/n of the tensor, twice that for all_reduce.
-  std::int64_t sent_bytes(int ranks) const;
 };
 
 struct Plan {
-  int world = 1;
+  dist::Topology ranks{{""}};                ///< that share the samples: of the first branch
+  bool two_level = false;                    ///< dist/two_level.h
   std::int64_t tensors = 0, parameters = 0;  ///< trained
   std::int64_t micro_steps = 1;
   std::int64_t samples = 0;        ///< of the rank that has most, a step
@@ -65,13 +65,22 @@ struct Plan {
                                          ///< collective of each objective is left out
   std::vector<std::int64_t> checkpoint_bytes = {};  ///< of tensors, by rank
 
-  std::int64_t sent_bytes(Transfer::When when) const;  ///< a step, by each rank
+  int world() const { return ranks.ranks(); }
+  /// A step, by each rank: of n ranks (n-1)/n of every tensor, and of H hosts x L ranks in two
+  /// levels (L-1)/L + (H-1)/n; twice that for all_reduce.
+  std::int64_t sent_bytes(Transfer::When when) const;
+  /// A step, by the host that sends most to the others: of the n ranks l(n-l)/n where it has l, in
+  /// two levels (H-1)/H.
+  std::int64_t sent_between_hosts_bytes(Transfer::When when) const;
   std::int64_t checkpoint_total_bytes() const;
 };
 
-/// `task` on the meta device. `world` ranks share its samples: where it works in branches, those of
-/// its branch. `recipe` has been checked for the ranks of all branches.
-Plan make_plan(const configs::Recipe& recipe, Task& task, int world);
+/// Host names by rank: `ranks` one after the other on `hosts`, as evenly as can be.
+std::vector<std::string> hosts_of_ranks(int ranks, int hosts = 1);
+
+/// `task` on the meta device; `hosts` of all ranks, for which `recipe` has been checked. Throws
+/// Error(environment) where the recipe demands two levels that these hosts do not have.
+Plan make_plan(const configs::Recipe& recipe, Task& task, const std::vector<std::string>& hosts);
 
 /// A step's own work on one rank, without communication.
 struct ComputeTimes {
@@ -91,8 +100,15 @@ struct StepPrediction {
   double reduce_s = 0, gather_s = 0;
   std::int64_t micro_steps = 1;
   bool reduces_every_micro_step = false;
+  bool has_slow_mode = false;  ///< links that were seen in two modes when they were measured; the
+                               ///< times above are between them
+  double slow_reduce_s = 0, slow_gather_s = 0;  ///< with each of them in its slow one
 
-  double step_s() const;
+  double step_s() const { return step_s(reduce_s, gather_s); }
+  double slow_step_s() const { return step_s(slow_reduce_s, slow_gather_s); }
+
+ private:
+  double step_s(double reducing_s, double gathering_s) const;
 };
 
 /// COMPUTE as the calibration has it, for this plan's share of samples and elements. Empty text and

@@ -58,7 +58,7 @@ LocalLoss local_loss(Task& task, const Objective& objective, const StepContext& 
                      const KindCounts& kinds, const data::Batch& batch,
                      const std::vector<NamedParameter>& parameters) {
   context.exchange.begin();
-  const LossReport report = task.loss(objective, batch, context);
+  LossReport report = task.loss(objective, batch, context);
   LocalLoss loss;
   for (const LossTerm& term : report.terms) {
     TRESTLE_ASSERT(term.per_sample.dim() == 1, "term {} has {} axes, not one value a sample",
@@ -78,6 +78,7 @@ LocalLoss local_loss(Task& task, const Objective& objective, const StepContext& 
     loss.graph.reset();
   }
   loss.graph = context.exchange.tie(loss.graph);
+  loss.metrics = std::move(report.metrics);
   return loss;
 }
 

@@ -70,6 +70,8 @@ struct ObjectiveReport {
     double loss = 0, grad_norm = 0;
   };
   std::vector<Numbers> branches = {};
+  /// What the task reports of this branch's samples, by name (trainers/task_metrics.h).
+  std::map<std::string, double> metrics = {};
 };
 
 struct StepReport {
@@ -101,6 +103,7 @@ struct LocalLoss {
   at::Tensor graph;
   double value = 0;        ///< each term divided by the global count of its kind
   std::string not_finite;  ///< where the value is not: "the loss is nan (... )"
+  Metrics metrics = {};
 };
 
 /// `parameters` only for the message.

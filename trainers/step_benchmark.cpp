@@ -1,7 +1,6 @@
 #include "trainers/step_benchmark.h"
 
 #include "base/error.h"
-#include "base/median.h"
 #include "base/torch/tensor_memory.h"
 #include "data/loader.h"
 #include "dist/binding.h"
@@ -262,6 +261,9 @@ StepMeasurement measure_steps(const configs::Recipe& recipe, const dist::Communi
     }
   }
   found.median = median(means);
+  std::vector<double> step_s;
+  for (const StepTimes& mean : means) step_s.push_back(mean.step_s);
+  found.modes = modes(std::move(step_s));
   found.samples_per_s =
       double(recipe.section<TrainOptions>("train").global_batch) / found.median.step_s;
   found.compute = compute_of(recipe, alone, per_piece);

@@ -8,6 +8,7 @@
 // COLLECTIVE, every rank gets the same. THREADS: one. While it runs it is the observer of all of
 // this rank's operations.
 #pragma once
+#include "base/median.h"
 #include "base/stop.h"
 #include "configs/recipe.h"
 #include "dist/communicator.h"
@@ -35,7 +36,8 @@ struct StepMeasurement {
     std::int64_t tensor_bytes = 0;  ///< most at once while it warmed up
   };
   std::vector<Rank> ranks;
-  StepTimes median;  ///< over the steps, of the ranks' mean
+  StepTimes median;         ///< over the steps, of the ranks' mean
+  std::vector<Mode> modes;  ///< of the steps' times
   double samples_per_s = 0;
   formats::Calibration::Compute compute;  ///< from the times alone, the slowest rank's
   std::string trace;                      ///< the measured steps for chrome://tracing

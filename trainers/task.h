@@ -18,6 +18,7 @@
 #include "models/nn/parameters.h"
 #include "trainers/exchange.h"
 #include "trainers/job.h"
+#include "trainers/task_metrics.h"
 
 #include <ATen/core/TensorBody.h>
 
@@ -72,6 +73,7 @@ struct LossTerm {
 
 struct LossReport {
   std::vector<LossTerm> terms;
+  Metrics metrics = {};
 };
 
 /// Weights that the loss uses and no step changes: a codec, a teacher.

@@ -45,6 +45,17 @@ std::vector<StepRecord::Further> further_numbers(const StepReport& report,
   return further;
 }
 
+/// The task's metrics; those of further objectives as "<name>/<objective>".
+std::map<std::string, double> metrics_of(const StepReport& report,
+                                         const std::string& first_objective) {
+  std::map<std::string, double> metrics;
+  for (const ObjectiveReport& objective : report.objectives) {
+    for (const auto& [name, value] : objective.metrics)
+      metrics[objective.name == first_objective ? name : name + "/" + objective.name] = value;
+  }
+  return metrics;
+}
+
 /// COLLECTIVE. What a job found out in each branch; those of others as "branch-1/<name>".
 std::map<std::string, double> results_of_branches(const dist::Mesh& mesh,
                                                   const std::map<std::string, double>& mine) {
@@ -295,7 +306,8 @@ void Trainer::train() {
                        .step_ms = 1e3 * step_s,
                        .data_wait_ms = 1e3 * data_wait_s,
                        .bad_samples = bad_samples.count(),
-                       .further = further_numbers(report, first_objective)});
+                       .further = further_numbers(report, first_objective),
+                       .metrics = metrics_of(report, first_objective)});
     }
     const bool last = counters.step == train_.steps;
     if (report.stop && !last) {

@@ -4,6 +4,7 @@
 #include "dist/comm_benchmark.h"
 #include "formats/calibration.h"
 #include "launch/commands/command.h"
+#include "launch/commands/units.h"
 #include "trainers/summation.h"
 
 #include <CLI/CLI.hpp>
@@ -11,6 +12,7 @@
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <vector>
@@ -54,6 +56,13 @@ Json describe(const Group& group) {
   return {{"world", group.ranks}, {"hosts", hosts}};
 }
 
+Json to_json(const std::vector<Mode>& modes) {
+  Json list = Json::array();
+  for (const auto& [median_s, rounds] : modes)
+    list.push_back({{"median_s", median_s}, {"rounds", rounds}});
+  return list;
+}
+
 Json result_file(const Group& group, const CommArguments& arguments,
                  const std::vector<CommTiming>& timings) {
   Json file = {{"format", "trestle bench comm"}, {"version", kResultVersion}};
@@ -66,25 +75,32 @@ Json result_file(const Group& group, const CommArguments& arguments,
                                {"median_s", timing.median_s},
                                {"fastest_s", timing.fastest_s},
                                {"slowest_s", timing.slowest_s},
+                               {"modes", to_json(timing.modes)},
                                {"algbw_bytes_per_s", timing.algorithm_bandwidth()},
                                {"busbw_bytes_per_s", timing.bus_bandwidth()}});
   }
   return file;
 }
 
+bool has_two_modes(const CommTiming& timing) { return timing.modes.size() == 2; }
+
 /// What `trestle plan` predicts from.
 formats::Calibration calibration(const Group& group, const std::vector<CommTiming>& timings) {
-  formats::Calibration result{.world = group.ranks};
+  formats::Calibration result{.world = group.ranks, .levels = group.levels};
   for (const auto& [name, ranks] : group.ranks_of_host) result.hosts.push_back({name, ranks});
   for (const CommOperation operation : dist::kCommOperations) {
     std::vector<CommTiming> own;
     for (const auto& timing : timings) {
       if (timing.operation == operation) own.push_back(timing);
     }
-    const auto cost = dist::fit_cost(own);
+    const auto cost = [&](bool slow) -> formats::Calibration::Cost {
+      const auto [latency_s, bytes_per_s] = dist::fit_cost(own, slow);
+      return {.latency_s = latency_s, .bytes_per_s = bytes_per_s};
+    };
     auto& fitted = result.operations[std::string(dist::name_of(operation))];
-    fitted = {.latency_s = cost.latency_s, .bytes_per_s = cost.bytes_per_s};
+    fitted = {cost(/*slow=*/false)};
     for (const auto& timing : own) fitted.points.push_back({timing.bytes, timing.median_s});
+    if (std::ranges::any_of(own, has_two_modes)) fitted.slow = cost(/*slow=*/true);
   }
   return result;
 }
@@ -108,6 +124,18 @@ void print_row(const CommTiming& timing) {
              timing.fastest_s * 1e6, timing.slowest_s * 1e6, timing.algorithm_bandwidth() / 1e9,
              timing.bus_bandwidth() / 1e9);
   std::fflush(stdout);
+}
+
+/// Below the table: a median says little of a link that is sometimes slow.
+void print_modes(const std::vector<CommTiming>& timings) {
+  for (const auto& timing : timings) {
+    if (!has_two_modes(timing)) continue;
+    const Mode &fast = timing.modes[0], &slow = timing.modes[1];
+    fmt::print("\n{} of {} bytes has two modes: {} rounds of about {}, {} of about {}",
+               dist::name_of(timing.operation), timing.bytes, fast.count, time_text(fast.median),
+               slow.count, time_text(slow.median));
+  }
+  if (std::ranges::any_of(timings, has_two_modes)) fmt::print("\n");
 }
 
 int bench_comm(const dist::Communicator& world, StopToken stop, const CommArguments& arguments) {
@@ -134,6 +162,7 @@ int bench_comm(const dist::Communicator& world, StopToken stop, const CommArgume
       if (world.is_root()) print_row(timings.back());
     }
   }
+  if (world.is_root()) print_modes(timings);
   world.agreed([&] {
     if (!world.is_root()) return;
     const auto write = [](const std::string& path, const std::string& text) {

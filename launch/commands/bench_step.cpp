@@ -1,6 +1,8 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "base/median.h"
+#include "dist/binding.h"
 #include "launch/commands/command.h"
 #include "launch/commands/units.h"
 #include "trainers/check_recipe.h"
@@ -95,7 +97,8 @@ Json to_json(const Result& result, const configs::Recipe& recipe, const StepArgu
   Json file = {{"format", "trestle bench step"},
                {"version", kResultVersion},
                {"recipe", recipe.name()},
-               {"world", result.plan.world},
+               {"world", result.plan.world()},
+               {"levels", result.plan.two_level ? 2 : 1},
                {"steps", arguments.options.steps},
                {"warm_up", arguments.options.warm_up},
                {"shard", recipe.section<trainers::DistOptions>("dist").shard},
@@ -103,6 +106,8 @@ Json to_json(const Result& result, const configs::Recipe& recipe, const StepArgu
                {"samples_per_s", result.measured.samples_per_s},
                {"median", to_json(result.measured.median)},
                {"alone", to_json(slowest_alone(result))}};
+  for (const auto& [median_s, steps] : result.measured.modes)
+    file["modes"].push_back({{"median_s", median_s}, {"steps", steps}});
   for (const auto& rank : result.measured.ranks) {
     file["ranks"].push_back({{"host", rank.host},
                              {"samples", rank.samples},
@@ -113,9 +118,12 @@ Json to_json(const Result& result, const configs::Recipe& recipe, const StepArgu
       result.plan.activation.unknown.empty() ? Json(result.plan.memory.total_bytes()) : Json();
   file["predicted"] = Json();
   if (result.predicted) {
-    file["predicted"] = {{"step_s", result.predicted->step_s()},
-                         {"reduction_s", result.predicted->reduce_s},
-                         {"gather_s", result.predicted->gather_s}};
+    file["predicted"] = {
+        {"step_s", result.predicted->step_s()},
+        {"reduction_s", result.predicted->reduce_s},
+        {"gather_s", result.predicted->gather_s},
+        {"slow_step_s",
+         result.predicted->has_slow_mode ? Json(result.predicted->slow_step_s()) : Json()}};
   }
   file["why_no_prediction"] = result.why_not;
   file["trace"] = result.trace_file.string();
@@ -125,7 +133,8 @@ Json to_json(const Result& result, const configs::Recipe& recipe, const StepArgu
 void print(const Result& result, const configs::Recipe& recipe, const StepArguments& arguments) {
   const StepTimes& parts = result.measured.median;
   fmt::print("{} on {} ranks: medians of {} steps after {} to warm up, of the ranks' mean\n",
-             recipe.name(), result.plan.world, arguments.options.steps, arguments.options.warm_up);
+             recipe.name(), result.plan.world(), arguments.options.steps,
+             arguments.options.warm_up);
   const auto row = [&](const char* name, double seconds, const std::string& more) {
     fmt::print("  {:<16}{:>10}{:>7.1f} %  {}\n", name, time_text(seconds),
                100 * seconds / parts.step_s, more);
@@ -133,6 +142,11 @@ void print(const Result& result, const configs::Recipe& recipe, const StepArgume
   const auto alone = slowest_alone(result);
   const auto beside = [](double seconds) { return fmt::format("alone {}", time_text(seconds)); };
   row("step", parts.step_s, fmt::format("{:.4g} samples/s", result.measured.samples_per_s));
+  if (result.measured.modes.size() == 2) {
+    const Mode &fast = result.measured.modes[0], &slow = result.measured.modes[1];
+    fmt::print("  in two modes: {} steps of about {}, {} of about {}\n", fast.count,
+               time_text(fast.median), slow.count, time_text(slow.median));
+  }
   row("forward", parts.forward_s, beside(alone.forward_s));
   row("backward", parts.backward_s, beside(alone.backward_s));
   row("optimizer", parts.optimizer_s, beside(alone.optimizer_s));
@@ -148,6 +162,10 @@ void print(const Result& result, const configs::Recipe& recipe, const StepArgume
     fmt::print("predicted       {:>12}{:>+7.1f} %  reduction {}, gather {}\n",
                time_text(p.step_s()), 100 * (p.step_s() / parts.step_s - 1), time_text(p.reduce_s),
                time_text(p.gather_s));
+    if (p.has_slow_mode) {
+      fmt::print("                {:>12}           with links in the slow of their two modes\n",
+                 time_text(p.slow_step_s()));
+    }
   } else {
     fmt::print("predicted       nothing: {}\n", result.why_not);
   }
@@ -165,7 +183,8 @@ void print(const Result& result, const configs::Recipe& recipe, const StepArgume
 void save_calibration(const std::string& file, std::optional<formats::Calibration> calibration,
                       const Result& result) {
   if (!calibration) {
-    calibration.emplace().world = result.plan.world;
+    calibration.emplace(formats::Calibration{.world = result.plan.world(),
+                                             .levels = result.plan.two_level ? 2 : 1});
     for (const auto& rank : result.measured.ranks) {
       auto& hosts = calibration->hosts;
       const auto found = std::ranges::find(hosts, rank.host, &formats::Calibration::Host::name);
@@ -208,7 +227,8 @@ int bench_step(const dist::Communicator& world, StopToken stop, StepArguments ar
   arguments.options.stop = stop;
 
   Result result;
-  result.plan = world.agreed([&] { return trainers::make_plan(recipe, *task, world.size()); });
+  const auto hosts = world.all_gather_bytes(dist::host_name());
+  result.plan = world.agreed([&] { return trainers::make_plan(recipe, *task, hosts); });
   task.reset();
   result.measured = trainers::measure_steps(recipe, world, arguments.options);
   predict(result, calibration);

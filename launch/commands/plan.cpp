@@ -1,5 +1,6 @@
 #include "trainers/plan.h"
 
+#include "base/error.h"
 #include "base/log.h"
 #include "launch/commands/command.h"
 #include "launch/commands/units.h"
@@ -29,6 +30,7 @@ using When = trainers::Transfer::When;
 struct PlanArguments {
   RecipeArguments recipe;
   int world = 1;
+  std::optional<int> hosts;
   std::string calibration_file;
   bool json = false;
 };
@@ -39,19 +41,19 @@ struct Prediction {
   std::string why_not;
 };
 
-Prediction predict(const Plan& plan, const configs::Recipe& recipe, const std::string& file) {
-  if (file.empty()) {
+Prediction predict(const Plan& plan, const configs::Recipe& recipe, const std::string& file,
+                   const std::optional<formats::Calibration>& calibration) {
+  if (!calibration) {
     return {.step = {},
             .why_not =
                 "no --calibration says what communication and computing cost here. Measure "
                 "them with trestle bench comm --save and trestle bench step --save."};
   }
-  const auto calibration = formats::read_calibration(file);
-  std::string why_not = trainers::why_no_prediction(plan, calibration);
-  const auto compute = trainers::compute_from(plan, calibration, recipe);
+  std::string why_not = trainers::why_no_prediction(plan, *calibration);
+  const auto compute = trainers::compute_from(plan, *calibration, recipe);
   if (why_not.empty()) why_not = compute.why_not;
   if (!why_not.empty()) return {.step = {}, .why_not = file + ": " + why_not};
-  return {.step = trainers::predict(plan, compute.times, calibration), .why_not = ""};
+  return {.step = trainers::predict(plan, compute.times, *calibration), .why_not = ""};
 }
 
 using Rows = std::vector<std::pair<const char*, std::int64_t>>;
@@ -82,12 +84,15 @@ Json to_json(const Plan& plan, const Prediction& prediction, const configs::Reci
             {"optimizer_s", p.compute.optimizer_s},
             {"reduction_s", p.reduce_s},
             {"gather_s", p.gather_s},
-            {"step_s", p.step_s()}};
+            {"step_s", p.step_s()},
+            {"slow_step_s", p.has_slow_mode ? Json(p.slow_step_s()) : Json()}};
   }
   return {{"format", "trestle plan"},
           {"version", 1},
           {"recipe", recipe.name()},
-          {"world", plan.world},
+          {"world", plan.world()},
+          {"hosts", plan.ranks.hosts()},
+          {"levels", plan.two_level ? 2 : 1},
           {"parameters", plan.parameters},
           {"tensors", plan.tensors},
           {"samples_of_a_rank", plan.samples},
@@ -97,6 +102,9 @@ Json to_json(const Plan& plan, const Prediction& prediction, const configs::Reci
           {"sent_bytes",
            {{"reduction", plan.sent_bytes(When::reduction)},
             {"gather", plan.sent_bytes(When::gather)}}},
+          {"sent_between_hosts_bytes",
+           {{"reduction", plan.sent_between_hosts_bytes(When::reduction)},
+            {"gather", plan.sent_between_hosts_bytes(When::gather)}}},
           {"checkpoint_bytes",
            {{"total", plan.checkpoint_total_bytes()}, {"ranks", plan.checkpoint_bytes}}},
           {"step", step},
@@ -121,12 +129,18 @@ void print_plan(const Plan& plan, const Prediction& prediction, const configs::R
   fmt::print("recipe      {}: {} parameters in {} tensors\n", recipe.name(), plan.parameters,
              plan.tensors);
   fmt::print("batch       {} samples a step = {} ranks x {} micro steps of up to {}\n",
-             train.global_batch, plan.world, plan.micro_steps, train.micro_batch);
+             train.global_batch, plan.world(), plan.micro_steps, train.micro_batch);
   print_memory(plan);
   fmt::print("wire        {} a step from each rank: {} of gradients, {} of parameters\n",
              bytes_text(plan.sent_bytes(When::reduction) + plan.sent_bytes(When::gather)),
              bytes_text(plan.sent_bytes(When::reduction)),
              bytes_text(plan.sent_bytes(When::gather)));
+  if (plan.ranks.hosts() > 1) {
+    fmt::print("            {} from each host to others: {}, in {}\n",
+               bytes_text(plan.sent_between_hosts_bytes(When::reduction) +
+                          plan.sent_between_hosts_bytes(When::gather)),
+               plan.ranks.to_text(), plan.two_level ? "two levels" : "one level");
+  }
   fmt::print("checkpoint  {} of tensors, up to {} a rank\n",
              bytes_text(plan.checkpoint_total_bytes()),
              bytes_text(std::ranges::max(plan.checkpoint_bytes)));
@@ -138,6 +152,18 @@ void print_plan(const Plan& plan, const Prediction& prediction, const configs::R
   fmt::print("step        {}: forward {}, backward {}, optimizer {}, reduction {}, gather {}\n",
              time_text(p.step_s()), time_text(p.compute.forward_s), time_text(p.compute.backward_s),
              time_text(p.compute.optimizer_s), time_text(p.reduce_s), time_text(p.gather_s));
+  if (p.has_slow_mode) {
+    fmt::print("            {} where the links are in the slow of their two modes\n",
+               time_text(p.slow_step_s()));
+  }
+}
+
+/// As --hosts says, or as the calibration was measured.
+int hosts_of(const PlanArguments& arguments,
+             const std::optional<formats::Calibration>& calibration) {
+  if (arguments.hosts) return *arguments.hosts;
+  const bool same_ranks = calibration && calibration->world == arguments.world;
+  return same_ranks ? std::max<int>(1, std::ssize(calibration->hosts)) : 1;
 }
 
 int plan(const PlanArguments& arguments) {
@@ -146,8 +172,17 @@ int plan(const PlanArguments& arguments) {
   if (const int branches = task->branches(); branches > 1)
     log_info("{} ranks in {} branches: the plan is that of a rank in the first one",
              arguments.world, branches);
-  const Plan made = trainers::make_plan(recipe, *task, arguments.world / task->branches());
-  const Prediction prediction = predict(made, recipe, arguments.calibration_file);
+  std::optional<formats::Calibration> calibration;
+  if (!arguments.calibration_file.empty())
+    calibration = formats::read_calibration(arguments.calibration_file);
+  const int hosts = hosts_of(arguments, calibration);
+  TRESTLE_REQUIRE(hosts <= arguments.world,
+                  "--hosts {} is more than --world {} (every host has a rank). Say how many hosts "
+                  "the ranks are on.",
+                  hosts, arguments.world);
+  const Plan made =
+      trainers::make_plan(recipe, *task, trainers::hosts_of_ranks(arguments.world, hosts));
+  const Prediction prediction = predict(made, recipe, arguments.calibration_file, calibration);
   if (arguments.json)
     fmt::print("{}\n", to_json(made, prediction, recipe).dump(1));
   else
@@ -166,6 +201,12 @@ void add_plan(CLI::App& app, Action& action) {
       ->type_name("N")
       ->check(CLI::Range(1, 1 << 20))
       ->required();
+  command
+      ->add_option(
+          "--hosts", arguments->hosts,
+          "on so many hosts, as many ranks on each (default: those of --calibration, or 1)")
+      ->type_name("H")
+      ->check(CLI::Range(1, 1 << 20));
   command
       ->add_option("--calibration", arguments->calibration_file,
                    "what collectives and computing cost there, for the step's time (trestle bench "

@@ -98,5 +98,26 @@ TEST(CommBenchmark, FitFindsTheLine) {
   }
 }
 
+TEST(CommBenchmark, TwoModesAreToldFromNoise) {
+  const auto counts = [](const std::vector<double>& seconds) {
+    std::vector<std::size_t> found;
+    for (const Mode& mode : modes(seconds)) found.push_back(mode.count);
+    return found;
+  };
+  using Counts = std::vector<std::size_t>;
+  EXPECT_EQ(counts({}), Counts{});
+  EXPECT_EQ(counts({1, 1.1, 1.2, 1.3, 1.2, 1.45, 1.1}), Counts{7});
+  EXPECT_EQ(counts({1, 1.1, 9, 1.05, 1, 1, 1.1}), Counts{7});  // one slow round
+  EXPECT_EQ(counts({2, 1, 1.9, 1.1, 1, 2.1, 1}), (Counts{4, 3}));
+  const auto found = modes({2, 1, 1.9, 1.1, 1, 2.1, 1});
+  EXPECT_DOUBLE_EQ(found[0].median, 1);
+  EXPECT_DOUBLE_EQ(found[1].median, 2);
+
+  CommTiming bimodal = timing(CommOperation::all_gather, 2, 1000, 1e-3);
+  bimodal.modes = {{1e-3, 4}, {2e-3, 3}};
+  EXPECT_NEAR(fit_cost(std::span(&bimodal, 1)).bytes_per_s, 1e6, 1);
+  EXPECT_NEAR(fit_cost(std::span(&bimodal, 1), /*slow=*/true).bytes_per_s, 5e5, 1);
+}
+
 }  // namespace
 }  // namespace trestle::dist

@@ -11,10 +11,11 @@ namespace {
 Calibration example() {
   return {.world = 3,
           .hosts = {{.name = "a", .ranks = 2}, {.name = "b", .ranks = 1}},
+          .levels = 2,
           .operations = {{"all_gather",
-                          {.latency_s = 1e-5,
-                           .bytes_per_s = 2e9,
-                           .points = {{.bytes = 1024, .median_s = 1.1e-5}}}}},
+                          {{.latency_s = 1e-5, .bytes_per_s = 2e9},
+                           {{.bytes = 1024, .median_s = 1.1e-5}},
+                           Calibration::Cost{.latency_s = 2e-5, .bytes_per_s = 1e9}}}},
           .compute = Calibration::Compute{.task = "sana_bridge",
                                           .parameters = 1000,
                                           .micro_batch = 4,
@@ -52,6 +53,16 @@ TEST(Calibration, ReadsWhatItWrote) {
   EXPECT_EQ(read.compute->micro_batch, 4);
   EXPECT_EQ(read.operations.at("all_gather").points[0].bytes, 1024);
   EXPECT_DOUBLE_EQ(read.operations.at("all_gather").seconds(2e9), 1 + 1e-5);
+  EXPECT_DOUBLE_EQ(read.operations.at("all_gather").slow->seconds(2e9), 2 + 2e-5);
+  EXPECT_EQ(read.levels, 2);
+}
+
+TEST(Calibration, OfOneLevelWhereItDoesNotSay) {
+  EXPECT_EQ(parse_calibration(changed("\"levels\": 2,", ""), "it.json").levels, 1);
+  EXPECT_NE(refusal(changed("\"levels\": 2", "\"levels\": 3")).find("neither 1 nor 2"),
+            std::string::npos);
+  EXPECT_NE(refusal(changed("\"slow\": {", "\"slow\": 3, \"x\": {")).find("slow"),
+            std::string::npos);
 }
 
 TEST(Calibration, ComputeTimesAreOptional) {

@@ -34,7 +34,9 @@ class BenchComm(unittest.TestCase):
         result, calibration = self.folder / "result.json", self.folder / "calibration.json"
         said = trestle.checked(trestle.run(PROGRAM, "bench", "comm", *SMALL, "--json", result,
                                            "--save", calibration, ranks=ranks))
-        lines = said.stdout.splitlines()
+        table, _, modes = said.stdout.partition("\n\n")  # timing is as it is: modes may be there
+        lines = table.splitlines()
+        self.assertTrue(not modes or "has two modes" in modes, modes)
         self.assertEqual(len({len(line) for line in lines[1:]}), 1, "the table is not aligned")
         self.assertIn(f"{max(ranks, 1)} ranks", lines[0])
         return ([line.split() for line in lines[2:]], json.loads(result.read_text()),
@@ -54,6 +56,8 @@ class BenchComm(unittest.TestCase):
             algbw = timing["bytes"] / timing["median_s"]
             self.assertAlmostEqual(timing["algbw_bytes_per_s"] / algbw, 1)
             self.assertAlmostEqual(timing["busbw_bytes_per_s"] / algbw, factor[row[0]])
+            self.assertEqual(sum(mode["rounds"] for mode in timing["modes"]), 3)
+        self.assertEqual(calibration["levels"], 1)
         self.assertCountEqual(calibration["operations"], OPERATIONS)
         self.assertEqual((calibration["format"], calibration["version"]),
                          ("trestle calibration", 1))

@@ -58,7 +58,9 @@ class Commands(unittest.TestCase):
             self.assertIn(name, files)
         lines = [json.loads(s) for s in (self.run_dir / "metrics.jsonl").read_text().splitlines()]
         self.assertEqual([line["step"] for line in lines], list(range(6)))
-        self.assertEqual(set(lines[0]), {"step", "samples", "loss", "lr", "grad_norm",
+        by_time = {key for key in lines[0] if key.startswith("loss_by_time/")}
+        self.assertTrue(by_time and by_time <= {f"loss_by_time/{i}" for i in range(4)}, by_time)
+        self.assertEqual(set(lines[0]) - by_time, {"step", "samples", "loss", "lr", "grad_norm",
                                          "samples_per_s", "step_ms", "data_wait_ms", "rss_bytes",
                                          "bad_samples"})
         summary = json.loads((self.run_dir / "summary.json").read_text())

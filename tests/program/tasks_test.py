@@ -116,6 +116,11 @@ def check_gan(runs: Runs) -> None:
         runs.expect({"loss", "grad_norm", "loss/discriminator",
                      "grad_norm/discriminator"} <= line.keys(), f"both losses: {line}")
         runs.expect(line["loss"] != line["loss/discriminator"], f"one loss twice: {line}")
+    # Metrics go over all samples, whoever had them.
+    for one, four in zip(metrics(runs.scratch / "ranks-1"), metrics(runs.scratch / "ranks-4")):
+        for name in ("right/discriminator", "surest/discriminator"):
+            runs.expect(abs(one[name] - four[name]) < 1e-6, f"{name}: {one[name]}, {four[name]}")
+        runs.expect(0 <= one["right/discriminator"] <= 1, f"a share: {one}")
     late = metrics(runs.train("late", 1, "task.discriminator_first=3"))
     runs.expect([("loss/discriminator" in line) for line in late] == [False] * 3 + [True] * 5,
                 "discriminator_first = 3 is not heeded")

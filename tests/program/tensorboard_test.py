@@ -144,6 +144,11 @@ class Run(Scratch):
         for key in ("loss", "lr", "grad_norm"):
             self.assertEqual(values(reader, f"train/{key}"),
                              {line["step"] + 1: float(np.float32(line[key])) for line in lines})
+        for quarter in range(4):
+            key = f"loss_by_time/{quarter}"
+            expected = {n["step"] + 1: float(np.float32(n[key])) for n in lines if key in n}
+            if expected:
+                self.assertEqual(values(reader, f"train/{key}"), expected)
         found = pictures(reader, "samples")
         self.assertEqual(sorted(found), pictures_at)
         for step, pixels in found.items():

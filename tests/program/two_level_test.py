@@ -96,12 +96,41 @@ class TwoLevel(unittest.TestCase):
         self.assertEqual(odd.returncode, 2)
         self.assertIn("dist.two_level = true cannot be done by 5 ranks", odd.stderr)
 
+    def plan(self, *arguments: object) -> dict:
+        return json.loads(trestle.checked(trestle.run(
+            PROGRAM, "plan", trestle.TINY, "--set", f"data.path={self.data}", "--world", 4,
+            *arguments, "--json")).stdout)
+
+    def test_a_plan_counts_what_hosts_send(self) -> None:
+        together, apart = self.plan(), self.plan("--hosts", 2)
+        one_level = self.plan("--hosts", 2, "--set", "dist.two_level=false")
+        self.assertEqual([p["levels"] for p in (together, apart, one_level)], [1, 2, 1])
+        for half in ("reduction", "gather"):
+            self.assertEqual(together["sent_between_hosts_bytes"][half], 0)
+            self.assertGreater(apart["sent_between_hosts_bytes"][half], 0)
+            self.assertEqual(one_level["sent_between_hosts_bytes"][half],
+                             2 * apart["sent_between_hosts_bytes"][half])
+            # Of four ranks each sends three quarters of every tensor, either way.
+            self.assertEqual(apart["sent_bytes"], one_level["sent_bytes"])
+        shown = trestle.checked(trestle.run(PROGRAM, "plan", trestle.TINY, "--set",
+                                            f"data.path={self.data}", "--world", 4, "--hosts", 2))
+        self.assertIn("from each host to others: 2 hosts x 2 ranks, in two levels", shown.stdout)
+        for words, arguments in (("--hosts 5 is more than --world 4", ("--hosts", 5)),
+                                 ("--hosts", ("--hosts", 0))):
+            wrong = trestle.run(PROGRAM, "plan", trestle.TINY, "--world", 4, *arguments)
+            self.assertEqual(wrong.returncode, 2, wrong.stderr)
+            self.assertIn(words, wrong.stderr)
+
     def test_bench_comm(self) -> None:
         for setting, levels in (("auto", 2), ("false", 1)):
-            file = self.scratch / f"{setting}.json"
+            file, saved = self.scratch / f"{setting}.json", self.scratch / f"{setting}-saved.json"
             trestle.checked(trestle.run(
                 self.two_hosts, "bench", "comm", "--max-bytes", "256KB", "--factor", "16",
-                "--rounds", "2", "--two-level", setting, "--json", file, ranks=4))
+                "--rounds", "2", "--two-level", setting, "--json", file, "--save", saved, ranks=4))
+            plan = self.plan("--calibration", saved)  # and its two hosts
+            self.assertEqual((plan["hosts"], plan["levels"]), (2, 2))
+            problem = "no compute times" if levels == 2 else "of collectives in one level, and here"
+            self.assertIn(problem, plan["why_no_time"])
             measured = json.loads(file.read_text())
             self.assertEqual(measured["levels"], levels)
             self.assertEqual({h["name"]: h["ranks"] for h in measured["hosts"]},

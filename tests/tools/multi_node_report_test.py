@@ -6,18 +6,19 @@ import tempfile
 import unittest
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "multi_node"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
-def module(name: str):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+def module(file: str):
+    name = Path(file).stem
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / file)
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[name] = loaded  # dataclasses look themselves up
     spec.loader.exec_module(loaded)
     return loaded
 
 
-report, launchers = module("report"), module("launchers")
+report, launchers = module("multi_node/report.py"), module("launchers.py")
 
 
 def case(hosts: int, ranks: int, rate: str, speeds: tuple, reduce_scatter: float = 50) -> dict:

@@ -77,6 +77,28 @@ TEST(Engine, ObjectivesAlternateAndGroupsLiveTheirOwnLives) {
   }
 }
 
+TEST(Engine, MetricsGoOverAllSamplesWhoeverHasThem) {
+  Trial trial{.model = {.seed = 3}, .ranks = 1, .global_batch = 10, .micro_batch = 10};
+  const Result whole = run(trial);
+  ASSERT_EQ(whole.metrics.size(), 3U);
+  for (const auto& [ranks, micro_batch] : {std::pair(1, 3), std::pair(2, 5), std::pair(3, 1)}) {
+    trial.ranks = ranks;
+    trial.micro_batch = micro_batch;
+    const Result split = run(trial);
+    for (std::size_t step = 0; step < whole.metrics.size(); ++step) {
+      const auto &a = whole.metrics[step], &b = split.metrics[step];
+      // Bin 1 of by_id is that of the rest 2, bin 0 of rests 0 and 1; nothing falls into bin 2.
+      for (const char* name : {"size", "largest", "by_id/0", "by_id/1", "odd"})
+        ASSERT_TRUE(a.contains(name)) << name;
+      EXPECT_EQ(a.size(), 5U);
+      ASSERT_EQ(a.size(), b.size()) << ranks << " ranks, step " << step;
+      for (const auto& [name, value] : a)
+        EXPECT_NEAR(b.at(name), value, 1e-12) << name << ", " << ranks << " ranks";
+      EXPECT_GT(a.at("largest"), a.at("size"));
+    }
+  }
+}
+
 /// Moves along the gradient divided by the norm of its whole group.
 class NormalisedDescent : public Optimizer {
  public:

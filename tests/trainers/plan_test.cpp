@@ -121,7 +121,7 @@ TEST(Plan, SaysWhatAnEngineHoldsAndSends) {
                       fmt::format("ema.enabled={}", seed % 2 == 0)});
           const RandomTaskOptions model{.seed = seed};
           RandomTask task(model);
-          const Plan plan = make_plan(of, task, ranks);
+          const Plan plan = make_plan(of, task, hosts_of_ranks(ranks));
           const MemoryPlan& m = plan.memory;
           const Found found = train(of, model, ranks);
           const std::string where =
@@ -147,7 +147,7 @@ TEST(Plan, CountsGroupsThatAreProjectedWhole) {
   const auto of = recipe({});
   const RandomTaskOptions model{.seed = 52, .lives = true};
   RandomTask task(model);
-  const Plan plan = make_plan(of, task, 3);
+  const Plan plan = make_plan(of, task, hosts_of_ranks(3));
   const MemoryPlan& m = plan.memory;
   EXPECT_EQ(train(of, model, 3).held_bytes,
             m.parameters + m.masters + m.gradients + m.optimizer + m.ema + m.buckets);
@@ -157,7 +157,7 @@ TEST(Plan, SaysWhyActivationsAreNotKnown) {
   // Its loss picks samples by their values, which no tensor has on the meta device.
   const auto of = recipe({});
   const auto task = check_recipe(of, 2);
-  const Plan plan = make_plan(of, *task, 2);
+  const Plan plan = make_plan(of, *task, hosts_of_ranks(2));
   EXPECT_EQ(plan.memory.activations, 0);
   EXPECT_NE(plan.activation.unknown.find("the loss cannot be followed on the meta device"),
             std::string::npos)
@@ -184,20 +184,72 @@ TEST(StepPrediction, HidesReductionsBehindBackwardAndGathersBehindForward) {
 }
 
 TEST(StepPrediction, AddsUpTheCostsOfBuckets) {
-  const Plan plan{.world = 2,
+  const Plan plan{.ranks = dist::Topology(hosts_of_ranks(2)),
                   .transfers = {{Transfer::When::reduction, "reduce_scatter", 1000, 3},
                                 {Transfer::When::gather, "all_gather", 500}}};
   formats::Calibration calibration{.world = 2};
   EXPECT_NE(why_no_prediction(plan, calibration).find("reduce_scatter"), std::string::npos);
-  calibration.operations["reduce_scatter"] = {.latency_s = 0.5, .bytes_per_s = 1000};
-  calibration.operations["all_gather"] = {.latency_s = 0.25, .bytes_per_s = 1000};
+  calibration.operations["reduce_scatter"] = {{.latency_s = 0.5, .bytes_per_s = 1000}};
+  calibration.operations["all_gather"] = {{.latency_s = 0.25, .bytes_per_s = 1000}};
   EXPECT_EQ(why_no_prediction(plan, calibration), "");
   const StepPrediction p = predict(plan, {}, calibration);
   EXPECT_DOUBLE_EQ(p.reduce_s, 3 * 1.5);
   EXPECT_DOUBLE_EQ(p.gather_s, 0.75);
   EXPECT_EQ(plan.sent_bytes(Transfer::When::reduction), 1500);
+  EXPECT_FALSE(p.has_slow_mode);
+  calibration.operations["all_gather"].slow =
+      formats::Calibration::Cost{.latency_s = 1, .bytes_per_s = 500};
+  const StepPrediction bimodal = predict(plan, {.forward_s = 0.1}, calibration);
+  EXPECT_TRUE(bimodal.has_slow_mode);
+  EXPECT_DOUBLE_EQ(bimodal.step_s(), 4.5 + 0.75);
+  EXPECT_DOUBLE_EQ(bimodal.slow_step_s(), 4.5 + 2);
+  calibration.levels = 2;
+  EXPECT_NE(why_no_prediction(plan, calibration).find("of collectives in two levels"),
+            std::string::npos);
   calibration.world = 3;
   EXPECT_NE(why_no_prediction(plan, calibration).find("3 ranks, not 2"), std::string::npos);
+}
+
+TEST(Plan, CountsWhatHostsSendToEachOther) {
+  using When = Transfer::When;
+  const std::vector<Transfer> transfers{{When::reduction, "reduce_scatter", 1200, 1},
+                                        {When::gather, "all_reduce", 600}};
+  const auto plan = [&](int ranks, int hosts, bool two_level) {
+    return Plan{.ranks = dist::Topology(hosts_of_ranks(ranks, hosts)),
+                .two_level = two_level,
+                .transfers = transfers};
+  };
+  const Plan one_host = plan(4, 1, false);
+  EXPECT_EQ(one_host.sent_bytes(When::reduction), 900);
+  EXPECT_EQ(one_host.sent_bytes(When::gather), 900);
+  EXPECT_EQ(one_host.sent_between_hosts_bytes(When::reduction), 0);
+  const Plan one_level = plan(4, 2, false);
+  EXPECT_EQ(one_level.sent_bytes(When::reduction), 900);
+  EXPECT_EQ(one_level.sent_between_hosts_bytes(When::reduction), 1200);
+  // Inside its host each rank passes one half on, and to its peer on the other host a quarter.
+  const Plan two_level = plan(4, 2, true);
+  EXPECT_EQ(two_level.sent_bytes(When::reduction), 900);
+  EXPECT_EQ(two_level.sent_between_hosts_bytes(When::reduction), 600);
+  EXPECT_EQ(two_level.sent_between_hosts_bytes(When::gather), 600);
+  // Six ranks, three a host: 2/3 inside, 1/6 across.
+  EXPECT_EQ(plan(6, 2, true).sent_bytes(When::reduction), 1000);
+  // Uneven hosts: of 1 and 2 ranks.
+  EXPECT_EQ(plan(3, 2, false).sent_between_hosts_bytes(When::reduction), 800);
+}
+
+TEST(Plan, KnowsWhenReductionsGoByHosts) {
+  for (const auto& [wish, hosts, two_level] :
+       {std::tuple("auto", 2, true), std::tuple("auto", 1, false), std::tuple("auto", 4, false),
+        std::tuple("false", 2, false), std::tuple("true", 2, true)}) {
+    const auto of = recipe({fmt::format("dist.two_level={}", wish)});
+    const auto task = check_recipe(of, 4);
+    const Plan plan = make_plan(of, *task, hosts_of_ranks(4, hosts));
+    EXPECT_EQ(plan.two_level, two_level) << wish << ", " << hosts << " hosts";
+    EXPECT_EQ(plan.ranks.hosts(), hosts);
+  }
+  const auto of = recipe({"dist.two_level=true"});
+  const auto task = check_recipe(of, 4);
+  EXPECT_THROW(make_plan(of, *task, hosts_of_ranks(4)), Error);
 }
 
 }  // namespace

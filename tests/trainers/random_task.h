@@ -117,7 +117,17 @@ class RandomTask : public trainers::Task {
     const auto what = std::tuple(context.step, batch.positions.front(), objective.name);
     const bool seen_before = !seen_.insert(what).second;
     if (seen_before) per_sample = per_sample * (1 + options_.drift);
-    return {.terms = {{.name = "all", .per_sample = per_sample}}};
+    // Of the input, not of what the model makes of it, which may look at the whole micro batch.
+    const at::Tensor sum_b = x.detach().sum(1);
+    const at::Tensor id_b = at::tensor(std::vector<std::int64_t>(batch.ids));
+    const at::Tensor is_odd_b = id_b % 2 == 1;
+    trainers::Metrics metrics;
+    metrics.mean("size", sum_b.abs());
+    metrics.max("largest", sum_b.abs());
+    metrics.binned("by_id", sum_b, id_b % 3 - 1, 3);
+    // Ranks that saw no odd sample do not know that there is such a metric.
+    if (is_odd_b.any().item<bool>()) metrics.mean("odd", sum_b.masked_select(is_odd_b));
+    return {.terms = {{.name = "all", .per_sample = per_sample}}, .metrics = std::move(metrics)};
   }
 
   std::vector<formats::Picture> sample(const trainers::SampleRequest&, const Draws&) override {

@@ -13,6 +13,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -36,6 +37,7 @@ struct Result {
   std::vector<at::Tensor> parameters;
   std::vector<double> losses, norms;
   std::vector<std::string> not_finite;
+  std::vector<std::map<std::string, double>> metrics;  ///< of the first objective
 };
 
 inline dist::CollectivesOptions levels_of(const Trial& trial) {
@@ -51,6 +53,7 @@ inline void expect_equal_bits(const Result& a, const Result& b, const std::strin
     EXPECT_TRUE(at::equal(a.parameters[i], b.parameters[i])) << where << ", parameter " << i;
   EXPECT_EQ(a.losses, b.losses) << where;
   EXPECT_EQ(a.norms, b.norms) << where;
+  EXPECT_EQ(a.metrics, b.metrics) << where;
 }
 
 /// What two ranks that agree have in common.
@@ -59,6 +62,9 @@ inline std::string fingerprint(const Result& result) {
   for (const auto& p : result.parameters)
     text += digest_128({static_cast<const char*>(p.data_ptr()), p.nbytes()});
   for (const double loss : result.losses) text += fmt::format(" {:a}", loss);
+  for (const auto& metrics : result.metrics) {
+    for (const auto& [name, value] : metrics) text += fmt::format(" {} {:a}", name, value);
+  }
   for (const auto& problem : result.not_finite) text += problem + "\n";
   return text;
 }
@@ -109,6 +115,7 @@ inline Result run_trial(const Trial& trial, const dist::Communicator& world) {
     mine.losses.push_back(report.objectives.front().loss);
     mine.norms.push_back(report.objectives.front().grad_norm);
     mine.not_finite.push_back(report.not_finite());
+    mine.metrics.push_back(report.objectives.front().metrics);
   }
   engine.wait();
   for (const auto& parameter : engine.parameters())

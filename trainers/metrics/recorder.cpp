@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/log.h"
 
+#include <algorithm>
 #include <fstream>
 #include <map>
 #include <unistd.h>
@@ -38,7 +39,7 @@ void Recorder::observe(const std::function<void()>& write) {
 }
 
 void Recorder::step(const StepRecord& record) {
-  std::map<std::string, double> further;
+  std::map<std::string, double> further = record.metrics;
   for (const auto& [name, loss, grad_norm] : record.further) {
     further["loss/" + name] = loss;
     further["grad_norm/" + name] = grad_norm;
@@ -50,7 +51,11 @@ void Recorder::step(const StepRecord& record) {
         {"grad_norm", record.grad_norm}, {"samples_per_s", record.samples_per_s},
         {"step_ms", record.step_ms},     {"data_wait_ms", record.data_wait_ms},
         {"rss_bytes", resident_bytes()}, {"bad_samples", record.bad_samples}};
-    for (const auto& [key, value] : further) fields.push_back({key, value});
+    for (const auto& [key, value] : further) {
+      TRESTLE_ASSERT(std::ranges::find(fields, key, &formats::JsonField::key) == fields.end(),
+                     "a metric is called {}, as what stands in every line is", key);
+      fields.push_back({key, value});
+    }
     metrics_.append(std::span<const formats::JsonField>(fields));
   });
   if (events_) {

@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -32,6 +33,7 @@ struct StepRecord {
     double loss = 0, grad_norm = 0;
   };
   std::vector<Further> further = {};
+  std::map<std::string, double> metrics = {};  ///< the task's, under their names
 };
 
 class Recorder {

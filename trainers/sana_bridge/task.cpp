@@ -16,6 +16,7 @@ namespace {
 constexpr const char* kTrainList = "pairs.jsonl";
 constexpr const char* kHeldoutList = "heldout.jsonl";
 constexpr double kTimesteps = 1000.0;
+constexpr std::int64_t kTimeBins = 4;
 
 at::TensorOptions parameter_options(const Options& options, Materialise materialise) {
   return at::TensorOptions()
@@ -97,7 +98,10 @@ LossReport SanaBridge::loss(const Objective&, const data::Batch& batch,
                                              options_.bridge.noise_scale);
   const models::sana::DropoutDraws dropout{context.draws, batch.positions};
   const at::Tensor predicted = velocity(point.x, time_b, batch, &dropout);
-  return {.terms = {{.name = "bridge", .per_sample = processes::bridge_loss(predicted, point)}}};
+  const at::Tensor loss_b = processes::bridge_loss(predicted, point);
+  Metrics metrics;
+  metrics.binned("loss_by_time", loss_b, time_b * double(kTimeBins), kTimeBins);
+  return {.terms = {{.name = "bridge", .per_sample = loss_b}}, .metrics = std::move(metrics)};
 }
 
 at::Tensor SanaBridge::generate(const data::Batch& batch, const Draws& draws, StopToken stop) {

@@ -92,9 +92,13 @@ class TinyGan : public Task {
     const at::Tensor fake_b2 = noise_b2.mm(scale_) + shift_;
     if (objective.name == "generator")
       return {.terms = {{.name = "fools", .per_sample = at::softplus(-judged_real(fake_b2))}}};
-    return {
-        .terms = {{.name = "real", .per_sample = at::softplus(-judged_real(batch.tensor("point")))},
-                  {.name = "fake", .per_sample = at::softplus(judged_real(fake_b2))}}};
+    const at::Tensor real_b = judged_real(batch.tensor("point")), fake_b = judged_real(fake_b2);
+    Metrics metrics;
+    metrics.mean("right", at::cat({real_b > 0, fake_b < 0}));
+    metrics.max("surest", at::cat({real_b, fake_b}).abs());
+    return {.terms = {{.name = "real", .per_sample = at::softplus(-real_b)},
+                      {.name = "fake", .per_sample = at::softplus(fake_b)}},
+            .metrics = std::move(metrics)};
   }
   std::vector<formats::Picture> sample(const SampleRequest& request, const Draws&) override {
     // One pixel: where the generator's points lie, red to the right and green upwards.

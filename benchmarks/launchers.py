@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE))
 from contest import ROOT, output_of  # noqa: E402
 
 TWO_HOSTS = HERE / "two_hosts"
