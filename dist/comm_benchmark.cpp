@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
 #include <vector>
 
 namespace trestle::dist {
@@ -49,17 +50,20 @@ class Exercise {
     }
   }
 
-  void run() {
+  void run() { start().wait(); }
+  Work start() {
     switch (operation_) {
       case CommOperation::all_reduce:
-        return collectives_.all_reduce(whole_, ReduceOp::sum).wait();
+        return collectives_.all_reduce(whole_, ReduceOp::sum);
       case CommOperation::reduce_scatter:
-        return collectives_.reduce_scatter(whole_, part_, ReduceOp::sum).wait();
+        return collectives_.reduce_scatter(whole_, part_, ReduceOp::sum);
       case CommOperation::all_gather:
-        return collectives_.all_gather(part_, whole_).wait();
+        return collectives_.all_gather(part_, whole_);
       case CommOperation::broadcast:
-        return collectives_.broadcast(whole_, kRoot).wait();
+        return collectives_.broadcast(whole_, kRoot);
     }
+    TRESTLE_ASSERT(false, "unknown operation");
+    return {};
   }
 
   void check() const {
@@ -82,15 +86,53 @@ class Exercise {
   at::Tensor whole_, part_;
 };
 
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// Work like that of a layer, about half a millisecond on a core.
+class Computing {
+ public:
+  void run() { output_ = at::silu(at::mm(rows_, weight_)); }
+
+ private:
+  at::Tensor rows_ = at::ones({64, 512}, at::kFloat), weight_ = at::ones({512, 512}, at::kFloat);
+  at::Tensor output_;
+};
+
+/// Rounds of computing a second, for about `seconds`.
+double computing_speed(Computing& computing, double seconds) {
+  const auto started = Clock::now();
+  double rounds = 0;
+  for (; seconds_since(started) < seconds; ++rounds) computing.run();
+  return rounds / seconds_since(started);
+}
+
+/// The same while calls are under way, two of them at any time. As many calls on every rank.
+double computing_speed(Computing& computing, std::span<Exercise> exercises, int calls) {
+  std::deque<Work> under_way;
+  const auto started = Clock::now();
+  double rounds = 0;
+  for (int started_calls = 0; started_calls < calls || !under_way.empty(); ++rounds) {
+    while (started_calls < calls && under_way.size() < exercises.size()) {
+      const auto next = static_cast<std::size_t>(started_calls++) % exercises.size();
+      under_way.push_back(exercises[next].start());
+    }
+    computing.run();
+    while (!under_way.empty() && under_way.front().test()) under_way.pop_front();
+  }
+  return rounds / seconds_since(started);
+}
+
 /// Seconds a call, the slowest rank's.
 double timed(Exercise& exercise, int repetitions) {
   exercise.prepare();
   exercise.communicator().barrier();
-  const auto started = std::chrono::steady_clock::now();
+  const auto started = Clock::now();
   for (int i = 0; i < repetitions; ++i) exercise.run();
-  double seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-  seconds /= repetitions;
+  double seconds = seconds_since(started) / repetitions;
   exercise.communicator().all_reduce(std::span(&seconds, 1), ReduceOp::max);
   return seconds;
 }
@@ -150,6 +192,30 @@ CommTiming time_collective(Collectives& collectives, CommOperation operation, st
           .fastest_s = fastest,
           .slowest_s = slowest,
           .modes = modes(seconds)};
+}
+
+double computing_lost(Collectives& collectives, std::int64_t bytes, int rounds) {
+  const Communicator& world = collectives.communicator();
+  if (world.size() == 1) return 0;
+  constexpr double kSeconds = 0.15;
+  constexpr double kMostCalls = 500;
+  std::array exercises{Exercise(collectives, CommOperation::reduce_scatter, bytes),
+                       Exercise(collectives, CommOperation::all_gather, bytes)};
+  double call_s = 0;
+  for (Exercise& exercise : exercises) call_s += timed(exercise, /*repetitions=*/2) / 2;
+  const int calls =
+      static_cast<int>(std::clamp(kSeconds / std::max(call_s, 1e-9), 4.0, kMostCalls));
+  Computing computing;
+  std::vector<double> lost;
+  for (int i = 0; i < rounds; ++i) {
+    world.barrier();
+    const double alone = computing_speed(computing, kSeconds);
+    world.barrier();
+    lost.push_back(1 - computing_speed(computing, exercises, calls) / alone);
+  }
+  double slowest = std::clamp(median(lost), 0.0, 0.99);
+  world.all_reduce(std::span(&slowest, 1), ReduceOp::max);
+  return slowest;
 }
 
 std::string wrong_data(CommOperation operation, const at::Tensor& result, int rank, int ranks) {

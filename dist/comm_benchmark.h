@@ -6,7 +6,8 @@
 //   {}); timing.bus_bandwidth();                        // bytes per second, whatever the number of
 //   ranks dist::fit_cost(all_timings_of_an_operation);   // latency and bandwidth, to predict from
 //
-// COLLECTIVE: time_collective; every rank gets the same timing. Everything else is LOCAL.
+// COLLECTIVE: time_collective and computing_lost; every rank gets the same. Everything else is
+// LOCAL.
 #pragma once
 #include "base/median.h"
 #include "dist/collectives.h"
@@ -51,6 +52,11 @@ struct CommTiming {
 /// Data that is not what it should be is an error of ExitCode::environment on every rank.
 CommTiming time_collective(Collectives& collectives, CommOperation operation, std::int64_t bytes,
                            const CommRounds& rounds);
+
+/// The share of this machine's computing speed that a rank loses while reductions and gathers of
+/// about `bytes` are under way: the progress thread and the network stack want cores and memory,
+/// too. 0 where nothing is lost, below 1; the slowest rank's, and 0 for a lone one. COLLECTIVE.
+double computing_lost(Collectives& collectives, std::int64_t bytes, int rounds);
 
 /// The first wrong element of a result, in words; empty if all are right. `result` is what `rank`
 /// of `ranks` holds after `operation` on the test's data.

@@ -110,6 +110,10 @@ Calibration parse(std::string_view text) {
     if (levels > 2) throw JsonProblem("\"levels\" is neither 1 nor 2");
     calibration.levels = static_cast<int>(levels);
   }
+  if (stored.contains("computing_lost")) {
+    calibration.computing_lost = number_at(stored, "computing_lost", Zero::allowed);
+    if (calibration.computing_lost >= 1) throw JsonProblem("\"computing_lost\" is not below 1");
+  }
   for (const auto& [name, operation] : object_at(stored, "operations").items()) {
     if (!operation.is_object())
       throw JsonProblem(fmt::format("operation {} is not an object", shown(name)));
@@ -171,6 +175,7 @@ std::string to_text(const Calibration& calibration) {
                    {"world", calibration.world},
                    {"hosts", std::move(hosts)},
                    {"levels", calibration.levels},
+                   {"computing_lost", calibration.computing_lost},
                    {"operations", std::move(operations)}};
   if (calibration.compute) stored["compute"] = to_json(*calibration.compute);
   return stored.dump(1) + "\n";

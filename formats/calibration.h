@@ -2,7 +2,7 @@
 // bench comm --save` and `trestle bench step --save` write.
 //
 //   {"format": "trestle calibration", "version": 1, "world": 2,
-//    "hosts": [{"name": "a", "ranks": 2}], "levels": 1,
+//    "hosts": [{"name": "a", "ranks": 2}], "levels": 1, "computing_lost": 0.1,
 //    "operations": {"all_gather": {"latency_s": 1e-05, "bytes_per_s": 3e9,
 //                                  "points": [{"bytes": 1024, "median_s": 1.1e-05}],
 //                                  "slow": {"latency_s": 2e-05, "bytes_per_s": 2e9}}, ...},
@@ -12,7 +12,8 @@
 //
 // The time of a collective is latency_s + bytes / bytes_per_s, bytes of the whole tensor; "slow" is
 // there where the link was seen in two modes. "levels" are those of dist.two_level (1 where a file
-// does not say). "compute" is there once `bench step` has measured it, and holds for what it names
+// does not say). "computing_lost" is the share of a rank's speed that communication takes while it
+// is under way. "compute" is there once `bench step` has measured it, and holds for what it names
 // only.
 // LOCAL. THREADS: any. ERRORS: ExitCode::data, naming the file and what is wrong.
 #pragma once
@@ -53,7 +54,8 @@ struct Calibration {
 
   std::int64_t world = 1;
   std::vector<Host> hosts = {};
-  int levels = 1;  ///< of reductions and gathers (dist/two_level.h)
+  int levels = 1;             ///< of reductions and gathers (dist/two_level.h)
+  double computing_lost = 0;  ///< below 1
   std::map<std::string, Operation, std::less<>> operations = {};
   std::optional<Compute> compute = {};
 };

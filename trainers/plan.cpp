@@ -11,7 +11,6 @@
 #include "trainers/summation.h"
 
 #include <algorithm>
-#include <cmath>
 #include <deque>
 #include <map>
 #include <numeric>
@@ -144,22 +143,36 @@ std::int64_t bytes_on_their_way(const std::vector<Part>& parts, const EngineOpti
 }
 
 std::vector<Transfer> transfers_of(const std::vector<Part>& parts, const EngineOptions& options,
-                                   int world, std::int64_t reductions) {
+                                   int world, std::int64_t reductions, std::size_t objective) {
   using When = Transfer::When;
   std::vector<Transfer> reduced, gathered;
   if (world == 1) return {};
+  std::int64_t elements = 0, behind = 0;
+  for (const auto& [flat, bucket] : parts) elements += bucket->size();
   for (const auto& [flat, bucket] : parts) {
+    Transfer transfer{.objective = objective,
+                      .begin = double(behind) / double(elements),
+                      .end = double(behind + bucket->size()) / double(elements)};
+    behind += bucket->size();
+    const auto add = [&](std::vector<Transfer>& to, When when, std::string_view operation,
+                         std::int64_t bytes, std::int64_t times) {
+      transfer.when = when;
+      transfer.operation = operation;
+      transfer.bytes = bytes;
+      transfer.times = times;
+      to.push_back(transfer);
+    };
     const std::int64_t sums = bucket->size() * flat->sum_bytes();
     if (rounds(*flat, options, world)) {
       const std::int64_t wire = bucket->size() * bytes_of(at::kBFloat16);
-      reduced.push_back({When::reduction, "reduce_scatter", wire, reductions});
-      if (flat->gets_whole_sums) reduced.push_back({When::reduction, "all_gather", sums});
+      add(reduced, When::reduction, "reduce_scatter", wire, reductions);
+      if (flat->gets_whole_sums) add(reduced, When::reduction, "all_gather", sums, 1);
     } else {
       const auto operation = flat->gets_whole_sums ? "all_reduce" : "reduce_scatter";
-      reduced.push_back({When::reduction, operation, sums, reductions});
+      add(reduced, When::reduction, operation, sums, reductions);
     }
     if (flat->is_sharded)
-      gathered.push_back({When::gather, "all_gather", bucket->size() * flat->value_bytes()});
+      add(gathered, When::gather, "all_gather", bucket->size() * flat->value_bytes(), 1);
   }
   reduced.insert(reduced.end(), gathered.rbegin(), gathered.rend());
   return reduced;
@@ -206,20 +219,6 @@ void add_state(const FlatPlan& flat, const EngineOptions& options, int world, Me
   memory.ema += flat.averages * held_bytes;
 }
 
-double seconds_of(const Plan& plan, Transfer::When when, const formats::Calibration& calibration,
-                  bool slow) {
-  double seconds = 0;
-  for (const Transfer& transfer : plan.transfers) {
-    if (transfer.when != when) continue;
-    const auto& operation = calibration.operations.find(transfer.operation)->second;
-    const formats::Calibration::Cost& cost =
-        slow && operation.slow ? *operation.slow
-                               : static_cast<const formats::Calibration::Cost&>(operation);
-    seconds += double(transfer.times) * cost.seconds(double(transfer.bytes));
-  }
-  return seconds;
-}
-
 /// Bytes of tensors that ranks pass to each other in a step, of which each takes a way through all
 /// of them: gathered once, or scattered once.
 std::int64_t passed_bytes(const Plan& plan, Transfer::When when) {
@@ -230,8 +229,6 @@ std::int64_t passed_bytes(const Plan& plan, Transfer::When when) {
   }
   return sum;
 }
-
-std::string levels_text(bool two_level) { return two_level ? "two levels" : "one level"; }
 
 }  // namespace
 
@@ -294,11 +291,12 @@ Plan make_plan(const configs::Recipe& recipe, Task& task, const std::vector<std:
       plan.memory.frozen += std::int64_t(parameter.tensor.nbytes());
   }
   const auto objectives = task.objectives();
-  for (const Objective& objective : objectives) {
-    const std::vector<Part> parts = parts_of(objective, flats);
+  plan.objectives = objectives.size();
+  for (std::size_t i = 0; i < objectives.size(); ++i) {
+    const std::vector<Part> parts = parts_of(objectives[i], flats);
     plan.memory.buckets += bytes_on_their_way(parts, options, world);
-    const auto made =
-        transfers_of(parts, options, world, plan.reduces_every_micro_step ? plan.micro_steps : 1);
+    const auto made = transfers_of(parts, options, world,
+                                   plan.reduces_every_micro_step ? plan.micro_steps : 1, i);
     plan.transfers.insert(plan.transfers.end(), made.begin(), made.end());
   }
   plan.checkpoint_bytes = checkpoint_bytes(flats, world);
@@ -311,95 +309,6 @@ Plan make_plan(const configs::Recipe& recipe, Task& task, const std::vector<std:
       plan.activation.dataset_bytes +
       plan.activation.batch_bytes * (recipe.section<data::LoaderOptions>("data").prefetch + kept);
   return plan;
-}
-
-double StepPrediction::step_s(double reducing_s, double gathering_s) const {
-  const double first_forward_s = compute.forward_s / double(micro_steps);
-  const double hiding_backward_s =
-      reduces_every_micro_step ? compute.backward_s : compute.backward_s / double(micro_steps);
-  return std::max(hiding_backward_s, reducing_s) + (compute.backward_s - hiding_backward_s) +
-         compute.optimizer_s + std::max(first_forward_s, gathering_s) +
-         (compute.forward_s - first_forward_s);
-}
-
-ComputeFound compute_from(const Plan& plan, const formats::Calibration& calibration,
-                          const configs::Recipe& recipe) {
-  const auto train = recipe.section<TrainOptions>("train");
-  if (!calibration.compute) {
-    return {.times = {},
-            .why_not =
-                "the calibration has no compute times. Let trestle bench step --save "
-                "measure them."};
-  }
-  const auto& compute = *calibration.compute;
-  std::string other;
-  const auto compare = [&](std::string_view what, const auto& there, const auto& here) {
-    if (there == here) return;
-    other += fmt::format("{}{} {} there, {} here", other.empty() ? "" : ", ", what, there, here);
-  };
-  compare("task", compute.task, recipe.section<RunOptions>("run").task);
-  compare("parameters", compute.parameters, plan.parameters);
-  compare("train.micro_batch", compute.micro_batch, train.micro_batch);
-  compare("train.checkpoint_every", compute.checkpoint_every, train.checkpoint_every);
-  if (plan.activation.unknown.empty()) {
-    const std::int64_t samples = std::min(train.micro_batch, plan.samples);
-    const std::int64_t here = plan.activation.batch_bytes / samples, there = compute.sample_bytes;
-    // A batch is as long as its longest prompt: nearly the same is the same.
-    if (std::abs(double(here - there)) > 0.25 * double(std::max(here, there)))
-      compare("bytes of a sample", there, here);
-  }
-  if (!other.empty()) {
-    return {.times = {},
-            .why_not = fmt::format("the calibration's compute times are of another recipe ({}). "
-                                   "Let trestle bench step --save measure this one.",
-                                   other)};
-  }
-  return {.times = {.forward_s = compute.forward_s_per_sample * double(plan.samples),
-                    .backward_s = compute.backward_s_per_sample * double(plan.samples),
-                    .optimizer_s = compute.optimizer_s_per_element * double(plan.held_elements)},
-          .why_not = ""};
-}
-
-std::string why_no_prediction(const Plan& plan, const formats::Calibration& calibration) {
-  if (calibration.world != plan.world()) {
-    return fmt::format(
-        "the calibration is of {} ranks, not {} (what a collective costs depends on how many take "
-        "part). Measure it with trestle bench comm --save on as many.",
-        calibration.world, plan.world());
-  }
-  const int levels = plan.two_level ? 2 : 1;
-  if (calibration.levels != levels) {
-    return fmt::format(
-        "the calibration is of collectives in {}, and here they go in {} ({}; dist.two_level). "
-        "Measure it with trestle bench comm --two-level {} --save.",
-        levels_text(calibration.levels == 2), levels_text(plan.two_level), plan.ranks.to_text(),
-        plan.two_level);
-  }
-  for (const Transfer& transfer : plan.transfers) {
-    if (!calibration.operations.contains(transfer.operation)) {
-      return fmt::format(
-          "the calibration does not say what {} costs. Write another with trestle bench comm "
-          "--save.",
-          transfer.operation);
-    }
-  }
-  return "";
-}
-
-StepPrediction predict(const Plan& plan, const ComputeTimes& compute,
-                       const formats::Calibration& calibration) {
-  using When = Transfer::When;
-  const bool has_slow_mode = std::ranges::any_of(plan.transfers, [&](const Transfer& transfer) {
-    return calibration.operations.find(transfer.operation)->second.slow.has_value();
-  });
-  return {.compute = compute,
-          .reduce_s = seconds_of(plan, When::reduction, calibration, /*slow=*/false),
-          .gather_s = seconds_of(plan, When::gather, calibration, /*slow=*/false),
-          .micro_steps = plan.micro_steps,
-          .reduces_every_micro_step = plan.reduces_every_micro_step,
-          .has_slow_mode = has_slow_mode,
-          .slow_reduce_s = seconds_of(plan, When::reduction, calibration, /*slow=*/true),
-          .slow_gather_s = seconds_of(plan, When::gather, calibration, /*slow=*/true)};
 }
 
 }  // namespace trestle::trainers

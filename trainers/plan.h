@@ -1,18 +1,16 @@
 // What a recipe will need on N ranks, before it runs anywhere: memory of a rank, bytes on the wire,
-// size of a checkpoint, and, from a calibration, the time of a step. Arithmetic over the same
-// bucket plans that the engine makes, and a walk through the loss on the meta device
+// size of a checkpoint (and trainers/step_prediction.h: the time of a step). Arithmetic over the
+// same bucket plans that the engine makes, and a walk through the loss on the meta device
 // (trainers/activation_memory.h); no weights are made.
 //
 //   const auto task = check_recipe(recipe, world);               // on the meta device
 //   const Plan plan = make_plan(recipe, *task, hosts_of_ranks(world, hosts));
 //   plan.memory.total_bytes();
-//   predict(plan, {.forward_s = ..., ...}, calibration).step_s();
 //
 // LOCAL, on any machine. THREADS: one.
 #pragma once
 #include "configs/recipe.h"
 #include "dist/topology.h"
-#include "formats/calibration.h"
 #include "trainers/activation_memory.h"
 #include "trainers/task.h"
 
@@ -45,10 +43,13 @@ struct MemoryPlan {
 
 /// A collective that each step makes, in order.
 struct Transfer {
-  enum class When { reduction, gather } when;
-  std::string_view operation;  ///< as a calibration names it
-  std::int64_t bytes = 0;      ///< of the whole tensor
-  std::int64_t times = 1;      ///< in a step
+  enum class When { reduction, gather } when = When::reduction;
+  std::string_view operation = {};  ///< as a calibration names it
+  std::int64_t bytes = 0;           ///< of the whole tensor
+  std::int64_t times = 1;           ///< in a step
+  std::size_t objective = 0;
+  double begin = 0, end = 1;  ///< its bucket's part of the way through the objective's parameters,
+                              ///< last layers first
 };
 
 struct Plan {
@@ -59,6 +60,7 @@ struct Plan {
   std::int64_t samples = 0;        ///< of the rank that has most, a step
   std::int64_t held_elements = 0;  ///< that a rank's optimizer steps
   bool reduces_every_micro_step = false;
+  std::size_t objectives = 1;
   MemoryPlan memory = {};
   ActivationMemory activation = {};      ///< and why it is not known
   std::vector<Transfer> transfers = {};  ///< of a step in which all objectives are due; the small
@@ -81,49 +83,5 @@ std::vector<std::string> hosts_of_ranks(int ranks, int hosts = 1);
 /// `task` on the meta device; `hosts` of all ranks, for which `recipe` has been checked. Throws
 /// Error(environment) where the recipe demands two levels that these hosts do not have.
 Plan make_plan(const configs::Recipe& recipe, Task& task, const std::vector<std::string>& hosts);
-
-/// A step's own work on one rank, without communication.
-struct ComputeTimes {
-  double forward_s = 0, backward_s = 0, optimizer_s = 0;
-};
-
-/// The model: a reduction hides behind the backward pass that makes its gradients, a gather behind
-/// the forward pass that waits for it, and nothing else hides anything. With one micro step:
-///
-///   step = max(backward, reduce) + optimizer + max(forward, gather)
-///
-/// With more of them gradients are reduced behind the last backward pass only (all of them where
-/// dist.shard = "gradients"), and gathers end behind the first forward pass. reduce and gather
-/// are sums over the buckets of latency + bytes / bandwidth.
-struct StepPrediction {
-  ComputeTimes compute = {};
-  double reduce_s = 0, gather_s = 0;
-  std::int64_t micro_steps = 1;
-  bool reduces_every_micro_step = false;
-  bool has_slow_mode = false;  ///< links that were seen in two modes when they were measured; the
-                               ///< times above are between them
-  double slow_reduce_s = 0, slow_gather_s = 0;  ///< with each of them in its slow one
-
-  double step_s() const { return step_s(reduce_s, gather_s); }
-  double slow_step_s() const { return step_s(slow_reduce_s, slow_gather_s); }
-
- private:
-  double step_s(double reducing_s, double gathering_s) const;
-};
-
-/// COMPUTE as the calibration has it, for this plan's share of samples and elements. Empty text and
-/// the times; or why it does not hold for this recipe.
-struct ComputeFound {
-  ComputeTimes times;
-  std::string why_not;
-};
-ComputeFound compute_from(const Plan& plan, const formats::Calibration& calibration,
-                          const configs::Recipe& recipe);
-
-/// Why `calibration` cannot say what this plan's collectives cost; empty: it can.
-std::string why_no_prediction(const Plan& plan, const formats::Calibration& calibration);
-/// Wants why_no_prediction() to be empty.
-StepPrediction predict(const Plan& plan, const ComputeTimes& compute,
-                       const formats::Calibration& calibration);
 
 }  // namespace trestle::trainers

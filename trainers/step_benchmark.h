@@ -12,7 +12,8 @@
 #include "base/stop.h"
 #include "configs/recipe.h"
 #include "dist/communicator.h"
-#include "trainers/plan.h"
+#include "formats/calibration.h"
+#include "trainers/step_prediction.h"
 #include "trainers/step_timeline.h"
 
 #include <cstdint>

@@ -37,7 +37,8 @@ struct CommArguments {
 struct Group {
   int ranks = 1;
   std::map<std::string, int> ranks_of_host;
-  int levels = 1;  ///< of reductions and gathers
+  int levels = 1;             ///< of reductions and gathers
+  double computing_lost = 0;  ///< while they are under way
 };
 
 Group gather_group(const dist::Communicator& world) {
@@ -68,6 +69,7 @@ Json result_file(const Group& group, const CommArguments& arguments,
   Json file = {{"format", "trestle bench comm"}, {"version", kResultVersion}};
   file.update(describe(group));
   file["levels"] = group.levels;
+  file["computing_lost"] = group.computing_lost;
   file["rounds"] = arguments.rounds.rounds;
   for (const auto& timing : timings) {
     file["timings"].push_back({{"operation", dist::name_of(timing.operation)},
@@ -86,7 +88,8 @@ bool has_two_modes(const CommTiming& timing) { return timing.modes.size() == 2; 
 
 /// What `trestle plan` predicts from.
 formats::Calibration calibration(const Group& group, const std::vector<CommTiming>& timings) {
-  formats::Calibration result{.world = group.ranks, .levels = group.levels};
+  formats::Calibration result{
+      .world = group.ranks, .levels = group.levels, .computing_lost = group.computing_lost};
   for (const auto& [name, ranks] : group.ranks_of_host) result.hosts.push_back({name, ranks});
   for (const CommOperation operation : dist::kCommOperations) {
     std::vector<CommTiming> own;
@@ -126,16 +129,20 @@ void print_row(const CommTiming& timing) {
   std::fflush(stdout);
 }
 
-/// Below the table: a median says little of a link that is sometimes slow.
-void print_modes(const std::vector<CommTiming>& timings) {
+/// Below the table.
+void print_remarks(const Group& group, const std::vector<CommTiming>& timings) {
+  if (group.ranks > 1) {
+    fmt::print(
+        "\nwhile reductions and gathers are under way, computing loses {:.0f} % of its speed\n",
+        100 * group.computing_lost);
+  }
   for (const auto& timing : timings) {
     if (!has_two_modes(timing)) continue;
     const Mode &fast = timing.modes[0], &slow = timing.modes[1];
-    fmt::print("\n{} of {} bytes has two modes: {} rounds of about {}, {} of about {}",
+    fmt::print("{} of {} bytes has two modes: {} rounds of about {}, {} of about {}\n",
                dist::name_of(timing.operation), timing.bytes, fast.count, time_text(fast.median),
                slow.count, time_text(slow.median));
   }
-  if (std::ranges::any_of(timings, has_two_modes)) fmt::print("\n");
 }
 
 int bench_comm(const dist::Communicator& world, StopToken stop, const CommArguments& arguments) {
@@ -162,7 +169,10 @@ int bench_comm(const dist::Communicator& world, StopToken stop, const CommArgume
       if (world.is_root()) print_row(timings.back());
     }
   }
-  if (world.is_root()) print_modes(timings);
+  world.agreed([&] { stop.check(); });
+  group.computing_lost = dist::computing_lost(
+      *collectives, static_cast<std::int64_t>(arguments.max_bytes), arguments.rounds.rounds);
+  if (world.is_root()) print_remarks(group, timings);
   world.agreed([&] {
     if (!world.is_root()) return;
     const auto write = [](const std::string& path, const std::string& text) {

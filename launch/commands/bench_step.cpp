@@ -8,6 +8,7 @@
 #include "trainers/check_recipe.h"
 #include "trainers/options.h"
 #include "trainers/step_benchmark.h"
+#include "trainers/step_prediction.h"
 #include "trainers/trainer.h"
 
 #include <CLI/CLI.hpp>
@@ -119,11 +120,11 @@ Json to_json(const Result& result, const configs::Recipe& recipe, const StepArgu
   file["predicted"] = Json();
   if (result.predicted) {
     file["predicted"] = {
-        {"step_s", result.predicted->step_s()},
+        {"step_s", result.predicted->step_s},
         {"reduction_s", result.predicted->reduce_s},
         {"gather_s", result.predicted->gather_s},
         {"slow_step_s",
-         result.predicted->has_slow_mode ? Json(result.predicted->slow_step_s()) : Json()}};
+         result.predicted->slow_step_s ? Json(*result.predicted->slow_step_s) : Json()}};
   }
   file["why_no_prediction"] = result.why_not;
   file["trace"] = result.trace_file.string();
@@ -159,12 +160,11 @@ void print(const Result& result, const configs::Recipe& recipe, const StepArgume
   row("other", parts.other_s, "");
   if (result.predicted) {
     const auto& p = *result.predicted;
-    fmt::print("predicted       {:>12}{:>+7.1f} %  reduction {}, gather {}\n",
-               time_text(p.step_s()), 100 * (p.step_s() / parts.step_s - 1), time_text(p.reduce_s),
-               time_text(p.gather_s));
-    if (p.has_slow_mode) {
+    fmt::print("predicted       {:>12}{:>+7.1f} %  reduction {}, gather {}\n", time_text(p.step_s),
+               100 * (p.step_s / parts.step_s - 1), time_text(p.reduce_s), time_text(p.gather_s));
+    if (p.slow_step_s) {
       fmt::print("                {:>12}           with links in the slow of their two modes\n",
-                 time_text(p.slow_step_s()));
+                 time_text(*p.slow_step_s));
     }
   } else {
     fmt::print("predicted       nothing: {}\n", result.why_not);

@@ -6,6 +6,7 @@
 #include "launch/commands/units.h"
 #include "trainers/check_recipe.h"
 #include "trainers/options.h"
+#include "trainers/step_prediction.h"
 #include "trainers/trainer.h"
 
 #include <CLI/CLI.hpp>
@@ -84,8 +85,8 @@ Json to_json(const Plan& plan, const Prediction& prediction, const configs::Reci
             {"optimizer_s", p.compute.optimizer_s},
             {"reduction_s", p.reduce_s},
             {"gather_s", p.gather_s},
-            {"step_s", p.step_s()},
-            {"slow_step_s", p.has_slow_mode ? Json(p.slow_step_s()) : Json()}};
+            {"step_s", p.step_s},
+            {"slow_step_s", p.slow_step_s ? Json(*p.slow_step_s) : Json()}};
   }
   return {{"format", "trestle plan"},
           {"version", 1},
@@ -150,11 +151,11 @@ void print_plan(const Plan& plan, const Prediction& prediction, const configs::R
   }
   const auto& p = *prediction.step;
   fmt::print("step        {}: forward {}, backward {}, optimizer {}, reduction {}, gather {}\n",
-             time_text(p.step_s()), time_text(p.compute.forward_s), time_text(p.compute.backward_s),
+             time_text(p.step_s), time_text(p.compute.forward_s), time_text(p.compute.backward_s),
              time_text(p.compute.optimizer_s), time_text(p.reduce_s), time_text(p.gather_s));
-  if (p.has_slow_mode) {
+  if (p.slow_step_s) {
     fmt::print("            {} where the links are in the slow of their two modes\n",
-               time_text(p.slow_step_s()));
+               time_text(*p.slow_step_s));
   }
 }
 

@@ -12,6 +12,7 @@ Calibration example() {
   return {.world = 3,
           .hosts = {{.name = "a", .ranks = 2}, {.name = "b", .ranks = 1}},
           .levels = 2,
+          .computing_lost = 0.125,
           .operations = {{"all_gather",
                           {{.latency_s = 1e-5, .bytes_per_s = 2e9},
                            {{.bytes = 1024, .median_s = 1.1e-5}},
@@ -55,6 +56,8 @@ TEST(Calibration, ReadsWhatItWrote) {
   EXPECT_DOUBLE_EQ(read.operations.at("all_gather").seconds(2e9), 1 + 1e-5);
   EXPECT_DOUBLE_EQ(read.operations.at("all_gather").slow->seconds(2e9), 2 + 2e-5);
   EXPECT_EQ(read.levels, 2);
+  EXPECT_EQ(read.computing_lost, 0.125);
+  EXPECT_NE(refusal(changed("0.125", "1.0")).find("computing_lost"), std::string::npos);
 }
 
 TEST(Calibration, OfOneLevelWhereItDoesNotSay) {

@@ -1,5 +1,5 @@
 // What is planned against what an engine then holds and sends, over random models on simulated
-// ranks; and the arithmetic of the predicted step. (Activations: tests/program/bench_step_test.py.)
+// ranks. (Activations: tests/program/bench_step_test.py.)
 #include "trainers/plan.h"
 
 #include "base/error.h"
@@ -167,53 +167,11 @@ TEST(Plan, SaysWhyActivationsAreNotKnown) {
   EXPECT_EQ(plan.samples, 6);
 }
 
-TEST(StepPrediction, HidesReductionsBehindBackwardAndGathersBehindForward) {
-  StepPrediction p{.compute = {.forward_s = 1, .backward_s = 2, .optimizer_s = 0.5},
-                   .reduce_s = 1.5,
-                   .gather_s = 0.25};
-  EXPECT_DOUBLE_EQ(p.step_s(), 2 + 0.5 + 1);
-  p.reduce_s = 3;
-  p.gather_s = 4;
-  EXPECT_DOUBLE_EQ(p.step_s(), 3 + 0.5 + 4);
-  // Of four micro steps only the last backward and the first forward hide anything ...
-  p.micro_steps = 4;
-  EXPECT_DOUBLE_EQ(p.step_s(), (1.5 + 3) + 0.5 + (4 + 0.75));
-  // ... unless each of them reduces.
-  p.reduces_every_micro_step = true;
-  EXPECT_DOUBLE_EQ(p.step_s(), 3 + 0.5 + (4 + 0.75));
-}
-
-TEST(StepPrediction, AddsUpTheCostsOfBuckets) {
-  const Plan plan{.ranks = dist::Topology(hosts_of_ranks(2)),
-                  .transfers = {{Transfer::When::reduction, "reduce_scatter", 1000, 3},
-                                {Transfer::When::gather, "all_gather", 500}}};
-  formats::Calibration calibration{.world = 2};
-  EXPECT_NE(why_no_prediction(plan, calibration).find("reduce_scatter"), std::string::npos);
-  calibration.operations["reduce_scatter"] = {{.latency_s = 0.5, .bytes_per_s = 1000}};
-  calibration.operations["all_gather"] = {{.latency_s = 0.25, .bytes_per_s = 1000}};
-  EXPECT_EQ(why_no_prediction(plan, calibration), "");
-  const StepPrediction p = predict(plan, {}, calibration);
-  EXPECT_DOUBLE_EQ(p.reduce_s, 3 * 1.5);
-  EXPECT_DOUBLE_EQ(p.gather_s, 0.75);
-  EXPECT_EQ(plan.sent_bytes(Transfer::When::reduction), 1500);
-  EXPECT_FALSE(p.has_slow_mode);
-  calibration.operations["all_gather"].slow =
-      formats::Calibration::Cost{.latency_s = 1, .bytes_per_s = 500};
-  const StepPrediction bimodal = predict(plan, {.forward_s = 0.1}, calibration);
-  EXPECT_TRUE(bimodal.has_slow_mode);
-  EXPECT_DOUBLE_EQ(bimodal.step_s(), 4.5 + 0.75);
-  EXPECT_DOUBLE_EQ(bimodal.slow_step_s(), 4.5 + 2);
-  calibration.levels = 2;
-  EXPECT_NE(why_no_prediction(plan, calibration).find("of collectives in two levels"),
-            std::string::npos);
-  calibration.world = 3;
-  EXPECT_NE(why_no_prediction(plan, calibration).find("3 ranks, not 2"), std::string::npos);
-}
-
 TEST(Plan, CountsWhatHostsSendToEachOther) {
   using When = Transfer::When;
-  const std::vector<Transfer> transfers{{When::reduction, "reduce_scatter", 1200, 1},
-                                        {When::gather, "all_reduce", 600}};
+  const std::vector<Transfer> transfers{
+      {.when = When::reduction, .operation = "reduce_scatter", .bytes = 1200},
+      {.when = When::gather, .operation = "all_reduce", .bytes = 600}};
   const auto plan = [&](int ranks, int hosts, bool two_level) {
     return Plan{.ranks = dist::Topology(hosts_of_ranks(ranks, hosts)),
                 .two_level = two_level,
