@@ -194,8 +194,10 @@ StepPrediction predict(const Plan& plan, const ComputeTimes& compute,
   const bool has_slow_mode = std::ranges::any_of(plan.transfers, [&](const Transfer& transfer) {
     return calibration.operations.find(transfer.operation)->second.slow.has_value();
   });
-  if (has_slow_mode)
-    prediction.slow_step_s = step_s(plan, compute, slow, calibration.computing_lost);
+  constexpr double kWorthSaying = 1.02;
+  const double slow_step_s = step_s(plan, compute, slow, calibration.computing_lost);
+  if (has_slow_mode && slow_step_s > kWorthSaying * prediction.step_s)
+    prediction.slow_step_s = slow_step_s;
   return prediction;
 }
 

@@ -33,7 +33,8 @@ struct StepPrediction {
   ComputeTimes compute = {};
   double reduce_s = 0, gather_s = 0;  ///< sums over the transfers
   double step_s = 0;
-  /// With links in the slow one of their two modes, where that was seen when they were measured.
+  /// With links in the slow one of their two modes, where that was seen when they were measured and
+  /// makes a difference.
   std::optional<double> slow_step_s = {};
 };
 
