@@ -46,7 +46,9 @@ find_library(XXHASH_LIBRARY xxhash REQUIRED)
 add_library(trestle_torch INTERFACE)
 target_include_directories(trestle_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
 target_link_libraries(trestle_torch INTERFACE ${TORCH_LIBRARIES})
-target_compile_definitions(trestle_torch INTERFACE FMT_HEADER_ONLY)
+# NDEBUG in every build, as the library was built: without it some of torch's classes have members in
+# their headers (at::RecordFunction) that the library's do not have.
+target_compile_definitions(trestle_torch INTERFACE FMT_HEADER_ONLY NDEBUG)
 # at::parallel_for is a template of torch's header: without OpenMP here it runs on one thread in our
 # kernels, whatever torch itself was built with. libgomp is torch's own copy, so that there is one
 # pool of threads. (clang's OpenMP is another library with a pool of its own: left out.)
