@@ -1,6 +1,7 @@
+#include "checkpoint/load.h"
+
 #include "base/error.h"
 #include "base/log.h"
-#include "checkpoint/checkpoint.h"
 #include "checkpoint/shard_reader.h"
 #include "checkpoint/tensor_bytes.h"
 

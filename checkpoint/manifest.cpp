@@ -236,6 +236,7 @@ json to_json(const Manifest& manifest) {
     stored["topology"] = {{"host_of_rank", manifest.topology->host_of_rank},
                           {"levels", manifest.topology->levels}};
   }
+  if (manifest.epoch != 0) stored["epoch"] = manifest.epoch;
   return stored;
 }
 
@@ -247,6 +248,8 @@ Manifest from_json(const json& stored) {
   manifest.world = static_cast<int>(world);
   if (const auto found = stored.find("topology"); found != stored.end())
     manifest.topology = topology_from_json(*found, manifest.world);
+  if (stored.contains("epoch"))
+    manifest.epoch = static_cast<std::int64_t>(unsigned_at(stored, "epoch"));
   manifest.recipe_hash = text_at(member(stored, "recipe"), "hash");
   manifest.recipe_toml = text_at(member(stored, "recipe"), "toml");
   for (const auto& [name, version] : object(member(stored, "versions"), "versions"))

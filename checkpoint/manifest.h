@@ -2,7 +2,7 @@
 // additions are optional fields, so this reader skips fields that it does not know.
 //
 //   {"format": "trestle-checkpoint", "format_version": 1, "step": 100, "world": 2,
-//    "topology": {"host_of_rank": [0, 0], "levels": 1},
+//    "topology": {"host_of_rank": [0, 0], "levels": 1}, "epoch": 1,
 //    "recipe": {"hash": "...", "toml": "..."},
 //    "versions": {"hdf5": "1.10.8", "torch": "2.11.0", "trestle": "0.1.0"},
 //    "values": {"trainer/step": {"int64": 100}, "loss": {"float64": "0.25"}, "x": {"text": "a"}},
@@ -78,6 +78,7 @@ struct Manifest {
   std::int64_t step = 0;
   int world = 1;                                          ///< ranks that wrote it
   std::optional<TopologyRecord> topology = std::nullopt;  ///< an early checkpoint does not say
+  std::int64_t epoch = 0;  ///< the run directory's holder that wrote it; 0: an early one
   std::string recipe_hash, recipe_toml;
   std::map<std::string, std::string> versions;
   std::map<std::string, Value> values;

@@ -1,8 +1,9 @@
+#include "checkpoint/save.h"
+
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
-#include "checkpoint/checkpoint.h"
 #include "checkpoint/plan.h"
 #include "checkpoint/tensor_bytes.h"
 #include "formats/hdf5.h"
@@ -115,6 +116,7 @@ void seal(const fs::path& temporary, const fs::path& checkpoint,
   manifest.recipe_toml = request.recipe_toml;
   manifest.recipe_hash = request.recipe_hash;
   manifest.topology = request.topology;
+  manifest.epoch = request.epoch;
   manifest.versions = {
       {"trestle", TRESTLE_VERSION}, {"torch", TORCH_VERSION}, {"hdf5", formats::hdf5_version()}};
   require_whole(manifest, checkpoint.string());

@@ -69,6 +69,9 @@ struct LogOptions {  // [log]
   void describe(configs::Fields& fields);
 };
 
+/// Whether what happens every so many steps (0: never) does after this many are done.
+constexpr bool due(std::int64_t every, std::int64_t done) { return every > 0 && done % every == 0; }
+
 /// For a task's describe(): [optim.<group>] says for this group what [optim] says for all.
 void describe_group(configs::Schema& schema, const std::string& group);
 

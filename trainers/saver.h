@@ -6,7 +6,7 @@
 //
 // COLLECTIVE: every function but the last. THREADS: one.
 #pragma once
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/save.h"
 #include "dist/mesh.h"
 
 #include <cstdint>

@@ -3,12 +3,9 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
-#include "checkpoint/checkpoint.h"
-#include "configs/differences.h"
+#include "checkpoint/save.h"
 #include "dist/straggler.h"
 #include "dist/wait_time.h"
-#include "trainers/grid.h"
-#include "trainers/metrics/progress.h"
 #include "trainers/metrics/recorder.h"
 
 #include <ATen/ATen.h>
@@ -16,7 +13,6 @@
 #include <algorithm>
 #include <chrono>
 #include <optional>
-#include <sstream>
 
 namespace trestle::trainers {
 namespace {
@@ -26,8 +22,6 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
-
-bool due(std::int64_t every, std::int64_t done) { return every > 0 && done % every == 0; }
 
 /// All but the first branch's of the objective that the task declares first.
 std::vector<StepRecord::Further> further_numbers(const StepReport& report,
@@ -54,24 +48,6 @@ std::map<std::string, double> metrics_of(const StepReport& report,
       metrics[objective.name == first_objective ? name : name + "/" + objective.name] = value;
   }
   return metrics;
-}
-
-/// COLLECTIVE. What a job found out in each branch; those of others as "branch-1/<name>".
-std::map<std::string, double> results_of_branches(const dist::Mesh& mesh,
-                                                  const std::map<std::string, double>& mine) {
-  std::string bytes;
-  for (const auto& [name, value] : mine) bytes += fmt::format("{} {}\n", name, value);
-  const std::vector<std::string> of_ranks = mesh.world().all_gather_bytes(bytes);
-  std::map<std::string, double> all;
-  for (int branch = 0; branch < mesh.branches(); ++branch) {
-    const auto first =
-        static_cast<std::size_t>(branch) * static_cast<std::size_t>(mesh.data().size());
-    std::istringstream in(of_ranks[first]);
-    const std::string prefix = branch > 0 ? fmt::format("branch-{}/", branch) : "";
-    std::string name, value;
-    while (in >> name >> value) all[prefix + name] = std::stod(value);
-  }
-  return all;
 }
 
 }  // namespace
@@ -163,52 +139,6 @@ Outcome Trainer::run() {
     throw;
   }
   return Outcome::complete;
-}
-
-void Trainer::resume() {
-  const auto found = checkpoint::newest(world_, directory_.checkpoints());
-  std::string another_order;
-  world_.agreed([&] {
-    if (found) {
-      const checkpoint::Manifest manifest = checkpoint::read_manifest(*found);
-      require_same_recipe(manifest.recipe_toml, found->string(), ExitCode::checkpoint);
-      another_order = summation_.change_since(manifest);
-    } else if (std::filesystem::exists(directory_.resolved_recipe())) {
-      require_same_recipe(directory_.read_resolved_recipe(), directory_.root().string(),
-                          ExitCode::usage);
-    }
-  });
-  if (!found) return;
-  world_.agreed([&] {
-    TrainingState state = assembly_.state();
-    checkpoint::load(*found, state.visitor());
-    if (paranoid_)
-      checkpoint::load(*found, paranoid_->visitor(mesh_.branch()), checkpoint::Unnamed::ignore);
-  });
-  assembly_.engine.publish();
-  saver_.found(*found, assembly_.counters.step);
-  log_info("resumed from {} at step {}", found->string(), assembly_.counters.step);
-  if (!another_order.empty()) log_common_warning(another_order);
-}
-
-void Trainer::require_same_recipe(const std::string& resolved_before, const std::string& holder,
-                                  ExitCode code) const {
-  std::vector<std::string> lines;
-  for (const auto& d : configs::differences(resolved_before, resolved_, schema_)) {
-    if (d.may_change) continue;
-    const auto said = [](const std::string& value) { return value.empty() ? "unknown" : value; };
-    lines.push_back(fmt::format("{}: {} there, {} now", d.name, said(d.before), said(d.now)));
-  }
-  if (lines.empty()) return;
-  if (settings_.changed_recipe == ChangedRecipe::accept) {
-    log_common_warning(fmt::format("{} was made with another recipe, as accepted:\n  {}", holder,
-                                   fmt::join(lines, "\n  ")));
-    return;
-  }
-  fail(code,
-       "{} was made with another recipe ({} differences decide the result). Use its recipe, choose "
-       "another --run-dir, or go on with --accept-changes:\n  {}",
-       holder, lines.size(), fmt::join(lines, "\n  "));
 }
 
 void Trainer::train() {
@@ -369,63 +299,6 @@ void Trainer::save_and_leave(const std::string& reason) {
   else
     log_info("{} at step {}; {} is whole, and the same command goes on from there", reason, step,
              saver_.newest().string());
-}
-
-bool Trainer::grid_is_missing() const {
-  const std::int64_t step = assembly_.counters.step;
-  if (step == 0 || !due(sample_.every, step)) return false;
-  const bool there = world_.is_root() && std::filesystem::exists(directory_.sample(step));
-  return world_.broadcast_bytes(there ? "there" : "", 0).empty();
-}
-
-void Trainer::make_grid() {
-  const dist::PhaseScope drawing(settings_.flight, dist::Phase::pictures);
-  const Engine::Averaged averaged(assembly_.engine, sample_.weights);
-  const auto file = directory_.sample(assembly_.counters.step);
-  try {
-    const auto grid =
-        write_grid(*assembly_.task, draws_, mesh_, sample_.pictures, file, settings_.stop);
-    if (recorder_) recorder_->picture(assembly_.counters.step, grid);
-    log_info("pictures: {}", file.string());
-  } catch (const Error& error) {  // agreed. A full disk costs the pictures, not the run.
-    if (error.code() != ExitCode::environment) throw;
-    log_common_warning(fmt::format("no pictures: {} The run goes on.", error.what()));
-  }
-}
-
-void Trainer::finish() {
-  make_grid();
-  const dist::PhaseScope evaluating(settings_.flight, dist::Phase::evaluate);
-  const RunCounters& counters = assembly_.counters;
-  std::map<std::string, double> summary = {
-      {"steps", double(counters.step)},
-      {"samples_per_s", double(counters.position) / counters.wall_s},
-      {"wall_s", counters.wall_s}};
-  const Engine::Averaged averaged(assembly_.engine, sample_.weights);
-  for (const auto& job : assembly_.task->jobs()) {
-    std::optional<Progress> progress;
-    std::int64_t done = 0;
-    const std::int64_t ranks = mesh_.data().size();
-    const std::int64_t mine = (job->size() + ranks - 1) / ranks;
-    if (world_.is_root()) progress.emplace(std::string(job->name()), "items", 0, mine, mine);
-    JobContext context{.world = mesh_.data(),
-                       .draws = draws_,
-                       .advance =
-                           [&](std::int64_t items) {
-                             done += items;
-                             if (progress) progress->update(done, "");
-                           },
-                       .stop = settings_.stop,
-                       .results = {}};
-    mesh_.in_each_branch([&] { run_job(*job, context); });
-    summary.merge(mesh_.branches() > 1 ? results_of_branches(mesh_, context.results)
-                                       : context.results);
-  }
-  world_.agreed([&] {
-    if (world_.is_root()) directory_.write_summary(summary);
-  });
-  log_info("summary ({}):", directory_.summary().string());
-  for (const auto& [name, value] : summary) log_info("  {:<24} {:.6g}", name, value);
 }
 
 std::filesystem::path default_run_directory(const configs::Recipe& recipe) {

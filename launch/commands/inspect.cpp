@@ -1,5 +1,5 @@
 #include "base/error.h"
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/manifest.h"
 #include "checkpoint/shard_reader.h"
 #include "configs/nearest.h"
 #include "launch/commands/command.h"

@@ -1,6 +1,6 @@
 #include "base/error.h"
 #include "base/log.h"
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/load.h"
 #include "launch/commands/command.h"
 #include "trainers/check_recipe.h"
 #include "trainers/grid.h"

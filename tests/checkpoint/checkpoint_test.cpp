@@ -1,7 +1,7 @@
 // Saving and loading on any number of ranks (simulated: threads of this process).
-#include "checkpoint/checkpoint.h"
-
 #include "base/files.h"
+#include "checkpoint/load.h"
+#include "checkpoint/save.h"
 #include "checkpoint/shard_reader.h"
 #include "dist/simulated.h"
 #include "formats/hdf5.h"

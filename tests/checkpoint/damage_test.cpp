@@ -1,6 +1,7 @@
 // Whatever happens to the files of a checkpoint is found and named, by verify() and by load().
 #include "base/files.h"
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/load.h"
+#include "checkpoint/save.h"
 #include "checkpoint/shard_reader.h"
 #include "tests/checkpoint/states.h"
 #include "tests/support/scratch.h"

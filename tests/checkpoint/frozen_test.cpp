@@ -1,7 +1,8 @@
 // Version 1 of the format is frozen: tests/checkpoint/frozen/version1 was written once, by two
 // ranks, and has to load for ever. A change that breaks this test breaks people's checkpoints;
 // never write the folder anew.
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/load.h"
+#include "checkpoint/save.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>

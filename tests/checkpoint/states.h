@@ -1,6 +1,7 @@
 // A small training state in every dtype and shape that matters, for the tests of this folder.
 #pragma once
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/load.h"
+#include "checkpoint/save.h"
 #include "dist/simulated.h"
 
 #include <ATen/ATen.h>

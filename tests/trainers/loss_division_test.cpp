@@ -2,7 +2,8 @@
 // So whatever the ranks and micro batches are, a run equals one that computes every global batch at
 // once and takes each term's plain mean over it.
 #include "base/log.h"
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/load.h"
+#include "checkpoint/save.h"
 #include "dist/simulated.h"
 #include "tests/support/lone_assembly.h"
 #include "tests/support/scratch.h"

@@ -4,7 +4,8 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/load.h"
+#include "checkpoint/save.h"
 #include "dist/simulated.h"
 #include "tests/support/lone_assembly.h"
 #include "tests/support/scratch.h"
