@@ -123,8 +123,12 @@ class Filling {
 }  // namespace
 
 LoadReport load(const fs::path& checkpoint, const Visitor& visitor, const LoadOptions& options) {
+  return load(checkpoint, read_manifest(checkpoint), visitor, options);
+}
+
+LoadReport load(const fs::path& checkpoint, const Manifest& manifest, const Visitor& visitor,
+                const LoadOptions& options) {
   const auto started = std::chrono::steady_clock::now();
-  const Manifest manifest = read_manifest(checkpoint);
   const Visit visit(visitor, &manifest.values);
   std::vector<std::string> differences = visit.differences;
   std::ranges::move(tensor_differences(visit, manifest, options.unnamed),

@@ -42,6 +42,9 @@ struct LoadReport {
 /// checked while reading: after a DamageError tensors may be partly overwritten.
 LoadReport load(const std::filesystem::path& checkpoint, const Visitor& visitor,
                 const LoadOptions& options = {});
+/// The same where its manifest has been read.
+LoadReport load(const std::filesystem::path& checkpoint, const Manifest& manifest,
+                const Visitor& visitor, const LoadOptions& options = {});
 
 /// COLLECTIVE. newest() of find.h as rank 0 sees it, the same on every rank.
 std::optional<std::filesystem::path> newest(const dist::Communicator& comm,

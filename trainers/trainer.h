@@ -96,8 +96,9 @@ class Trainer {
   /// LOCAL, rank 0. Whose checkpoints the run goes on from.
   struct Beginning;
   Beginning choose_beginning() const;
-  /// LOCAL. Fills the state from a checkpoint of this recipe.
-  void load_state(const std::filesystem::path& checkpoint);
+  /// LOCAL. Fills the state from a checkpoint of this recipe; returns what is to be said of another
+  /// order of summation.
+  std::string load_state(const std::filesystem::path& checkpoint);
   /// Throws unless what the directory or checkpoint was made with decides the same result.
   void require_same_recipe(const std::string& resolved_before, const std::string& holder,
                            ExitCode code) const;
