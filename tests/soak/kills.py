@@ -101,10 +101,12 @@ class Life:
         self.run_dir = self.folder / f"life-{self.number}"
         self.saved: int | None = None
 
-    def start(self, options: tuple[str, ...] = ()) -> Run:
+    def start(self, *sets: str, fault: str = "") -> Run:
         self.asynchronous = self.setup.has("checkpoint.async") and self.rng.random() < 0.75
         mode = f"checkpoint.async={str(self.asynchronous).lower()}"
-        return Run(self.setup, self.run_dir, self.world, *self.setup.known(mode), options=options)
+        options = ("--inject", fault) if fault else ()
+        return Run(self.setup, self.run_dir, self.world, *self.setup.known(mode), *sets,
+                   options=options)
 
     def suffer(self, kill: Kill) -> dict:
         """Starts the run and kills it; what was hit, and what was left."""
@@ -112,16 +114,23 @@ class Life:
             self.end()
             shutil.rmtree(self.run_dir)
             self.begin()
-        for attempt in range(ATTEMPTS):
-            rank = self.rng.randrange(self.world) if attempt % 2 == 0 else 0
+        for _ in range(ATTEMPTS):
+            rank = 0 if kill.named in self.setup.of_rank_0 else self.rng.randrange(self.world)
             hit = self.obey(kill, rank) if kill.named else self.strike(kill, rank)
             if hit:
                 return {"aim": str(kill), **hit}
+            if kill.named and rank > 0:
+                self.setup.of_rank_0.add(kill.named)  # as it seems
         raise Broken(f"{kill} was never reached in {ATTEMPTS} runs of {self.world} ranks")
 
     def obey(self, kill: Kill, rank: int) -> dict | None:
-        """The program kills the rank itself, at a step of its protocol."""
-        run = self.start(("--inject", f"kill@rank{rank}:save-{kill.named}"))
+        """The program kills the rank itself, at a step of a save that is drawn, too."""
+        fault = f"kill@rank{rank}:save-{kill.named}"
+        if kill.named == "discarded":  # of a save that fails: it is given no time
+            run = self.start("checkpoint.timeout_s=0.000001", fault=fault)
+        else:
+            first = self.rng.randint(self.saved or 0, max(STEPS - 2 * EVERY, self.saved or 0))
+            run = self.start(fault=f"{fault}@step{first}")
         code = run.ended()
         if code == 0:
             self.complete()

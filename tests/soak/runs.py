@@ -56,10 +56,10 @@ class Setup:
         said = trestle.checked(trestle.run(program, "explain", RECIPE, "--json")).stdout
         self.options = {option["key"] for option in json.loads(said)}
         self.compares = "--diff" in trestle.run(program, "inspect", "--help").stdout
-        # The program lists the steps of its own protocol when it is asked for one that is none.
-        said = trestle.run(program, "train", RECIPE, "--inject", "kill@rank0:save-?").stderr
-        listed = re.search(r"save-NAME[^:]*: ([a-z, -]+)", said)
-        self.save_steps = listed.group(1).split(", ") if listed else []
+        # The program names the steps of its own protocol.
+        said = trestle.run(program, "train", "--help").stdout
+        self.save_steps = list(dict.fromkeys(re.findall(r"\bsave-([a-z][a-z-]*[a-z])", said)))
+        self.of_rank_0: set[str] = set()  # steps that no other rank was seen to take
         self.uninterrupted: dict[int, Uninterrupted] = {}
 
     def has(self, option: str) -> bool:
