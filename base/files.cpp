@@ -17,6 +17,12 @@ std::string reason(int error) { return std::generic_category().message(error); }
        path.string(), reason(error));
 }
 
+template <class... Args>
+[[noreturn]] void fail_to_read(ExitCode code, int error, fmt::format_string<Args...> format,
+                               Args&&... args) {
+  throw FileError(code, fmt::format(format, std::forward<Args>(args)...), error);
+}
+
 void fsync_path(const std::filesystem::path& path, int flags, ExitCode code) {
   const int opened = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | flags);
   const int error = opened < 0 || ::fsync(opened) != 0 ? errno : 0;
@@ -30,15 +36,17 @@ FileReader::FileReader(std::filesystem::path path, ExitCode code)
     : path_(std::move(path)), code_(code) {
   // Without O_NONBLOCK, opening a pipe that someone put here would wait for ever.
   descriptor_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor_ < 0)
-    fail(code_, "{} cannot be opened ({}). Check the path and its rights.", path_.string(),
-         reason(errno));
+  if (descriptor_ < 0) {
+    const int error = errno;
+    fail_to_read(code_, error, "{} cannot be opened ({}). Check the path and its rights.",
+                 path_.string(), reason(error));
+  }
   struct stat status {};
-  const int rc = ::fstat(descriptor_, &status);
-  if (rc != 0 || !S_ISREG(status.st_mode)) {
-    const std::string why = rc != 0 ? reason(errno) : "not a regular file";
+  const int error = ::fstat(descriptor_, &status) != 0 ? errno : 0;
+  if (error != 0 || !S_ISREG(status.st_mode)) {
     ::close(std::exchange(descriptor_, -1));
-    fail(code_, "{} cannot be read ({}). Give the path of a file.", path_.string(), why);
+    fail_to_read(code_, error, "{} cannot be read ({}). Give the path of a file.", path_.string(),
+                 error != 0 ? reason(error) : "not a regular file");
   }
   size_bytes_ = static_cast<std::uint64_t>(status.st_size);
 }
@@ -63,18 +71,27 @@ FileReader& FileReader::operator=(FileReader&& other) noexcept {
 
 void FileReader::read_exact(std::uint64_t offset_bytes, std::span<std::byte> into) const {
   if (offset_bytes > size_bytes_ || into.size() > size_bytes_ - offset_bytes)
-    fail(code_, "{} ends too early ({} bytes at offset {} wanted, it has {}). Copy it again.",
-         path_.string(), into.size(), offset_bytes, size_bytes_);
+    fail_to_read(code_, 0,
+                 "{} ends too early ({} bytes at offset {} wanted, it has {}). Copy it again.",
+                 path_.string(), into.size(), offset_bytes, size_bytes_);
   while (!into.empty()) {
     const ssize_t got =
         ::pread(descriptor_, into.data(), into.size(), static_cast<off_t>(offset_bytes));
     if (got < 0 && errno == EINTR) continue;
-    if (got <= 0)
-      fail(code_, "{} could not be read at offset {} ({}). Copy it again, or check the disk.",
-           path_.string(), offset_bytes, got < 0 ? reason(errno) : "it was truncated meanwhile");
+    if (got <= 0) {
+      const int error = got < 0 ? errno : 0;
+      fail_to_read(
+          code_, error, "{} could not be read at offset {} ({}). Copy it again, or check the disk.",
+          path_.string(), offset_bytes, error != 0 ? reason(error) : "it was truncated meanwhile");
+    }
     offset_bytes += static_cast<std::uint64_t>(got);
     into = into.subspan(static_cast<std::size_t>(got));
   }
+}
+
+void FileReader::will_read(std::uint64_t offset_bytes, std::uint64_t bytes) const {
+  ::posix_fadvise(descriptor_, static_cast<off_t>(offset_bytes), static_cast<off_t>(bytes),
+                  POSIX_FADV_WILLNEED);
 }
 
 std::string read_text_file(const std::filesystem::path& path, std::uint64_t limit_bytes,

@@ -143,7 +143,10 @@ Outcome Trainer::run() {
 
 void Trainer::train() {
   RunCounters& counters = assembly_.counters;
-  if (counters.step >= train_.steps) return;
+  if (counters.step >= train_.steps) {
+    save(SaveKind::last);  // unless it is saved here: what began at another run's last one is not
+    return;
+  }
 
   const data::Dataset& dataset =
       *world_.agreed([&] { return &assembly_.task->dataset(Split::train); });

@@ -58,7 +58,19 @@ struct Assembly {
 /// What to do with a run directory whose recipe differs in what decides the result.
 enum class ChangedRecipe { refuse, accept };
 
+/// Where a run begins.
+struct Resume {
+  enum class Kind : std::uint8_t {
+    automatic,  ///< at the run directory's newest checkpoint, or at step 0 where there is none
+    never,      ///< at step 0; refused where the run directory holds checkpoints
+    path,       ///< at another run's checkpoint, unless this run has its own since it began there
+  };
+  Kind kind = Kind::automatic;
+  std::filesystem::path path = {};  ///< a checkpoint or a run directory
+};
+
 struct TrainerSettings {
+  Resume resume = {};
   ChangedRecipe changed_recipe = ChangedRecipe::refuse;
   StopToken stop = {};
   dist::FlightRing* flight = nullptr;  ///< is told the phases; null: nobody watches
@@ -81,6 +93,11 @@ class Trainer {
 
  private:
   void resume();
+  /// LOCAL, rank 0. Whose checkpoints the run goes on from.
+  struct Beginning;
+  Beginning choose_beginning() const;
+  /// LOCAL. Fills the state from a checkpoint of this recipe.
+  void load_state(const std::filesystem::path& checkpoint);
   /// Throws unless what the directory or checkpoint was made with decides the same result.
   void require_same_recipe(const std::string& resolved_before, const std::string& holder,
                            ExitCode code) const;

@@ -1,3 +1,4 @@
+#include "base/error.h"
 #include "base/log.h"
 #include "launch/commands/command.h"
 #include "launch/signals.h"
@@ -24,12 +25,22 @@ void say_how_to_stop() {
       ::getppid());
 }
 
+/// "auto", "never", or where to begin.
+trainers::Resume parse_resume(const std::string& said) {
+  using Kind = trainers::Resume::Kind;
+  if (said == "auto") return {.kind = Kind::automatic};
+  if (said == "never") return {.kind = Kind::never};
+  TRESTLE_REQUIRE(!said.empty(), "--resume names nothing (auto, never or a path is expected).");
+  return {.kind = Kind::path, .path = said};
+}
+
 }  // namespace
 
 void add_train(CLI::App& app, Action& action) {
   auto* command = app.add_subcommand("train", "train what a recipe describes, or resume it");
   auto recipe = std::make_shared<RecipeArguments>();
   auto run_dir = std::make_shared<std::string>();
+  auto resume = std::make_shared<std::string>("auto");
   auto accept_changes = std::make_shared<bool>(false);
   auto injected = std::make_shared<std::vector<std::string>>();
   recipe->add_to(*command);
@@ -37,6 +48,12 @@ void add_train(CLI::App& app, Action& action) {
       ->add_option("--run-dir", *run_dir,
                    "where the run lives (default: runs/<name of the recipe>)")
       ->type_name("DIR");
+  command
+      ->add_option("--resume", *resume,
+                   "where it begins: auto (default) at the newest checkpoint of the run directory; "
+                   "never at step 0, refused where that has checkpoints; or at this checkpoint or "
+                   "the newest of this run")
+      ->type_name("auto|never|PATH");
   command->add_flag("--accept-changes", *accept_changes,
                     "resume although the recipe has changed in what decides the result");
   command
@@ -51,10 +68,12 @@ void add_train(CLI::App& app, Action& action) {
       ->group("Testing");
   command->footer(
       "Start one process a rank: mpirun -n 4 trestle train RECIPE.toml, or srun --mpi=pmix ...\n"
-      "Starting it again in the same run directory resumes from the newest checkpoint.\n"
+      "Starting it again in the same run directory resumes from its newest whole checkpoint (a\n"
+      "damaged one is renamed, and the one before is used).\n"
       "SIGINT, SIGTERM and SIGUSR2 end it after the current step, saved, with exit code 75.");
-  command->callback([recipe, run_dir, accept_changes, injected, &action] {
-    action = [recipe, run_dir, accept_changes, injected] {
+  command->callback([recipe, run_dir, resume, accept_changes, injected, &action] {
+    action = [recipe, run_dir, resume, accept_changes, injected] {
+      const trainers::Resume beginning = parse_resume(*resume);
       std::vector<trainers::Fault> faults;
       for (const auto& spec : *injected) faults.push_back(trainers::parse_fault(spec));
       return with_ranks([&](const dist::Communicator& world, StopToken stop, RunWatch& watch) {
@@ -76,6 +95,7 @@ void add_train(CLI::App& app, Action& action) {
         bind_threads(world, loaded.section<trainers::DistOptions>("dist").threads);
         say_how_to_stop();
         const trainers::TrainerSettings settings{
+            .resume = beginning,
             .changed_recipe =
                 *accept_changes ? trainers::ChangedRecipe::accept : trainers::ChangedRecipe::refuse,
             .stop = stop,

@@ -3,6 +3,7 @@
 #include "checkpoint/load.h"
 #include "checkpoint/save.h"
 #include "checkpoint/shard_reader.h"
+#include "checkpoint/verify.h"
 #include "dist/simulated.h"
 #include "formats/hdf5.h"
 #include "tests/checkpoint/states.h"
@@ -256,8 +257,9 @@ TEST(Checkpoint, ARankReadsOnlyWhatItNeeds) {
   TestState state(6);
   const fs::path path = save_as(2, state, folder.path(), 1);
   at::Tensor scalar = at::zeros({});
-  const LoadReport report = load(
-      path, [&](Scope& scope) { scope.tensor("optim/exp_avg/scalar", scalar); }, Unnamed::ignore);
+  const LoadReport report =
+      load(path, [&](Scope& scope) { scope.tensor("optim/exp_avg/scalar", scalar); },
+           {.unnamed = Unnamed::ignore});
   EXPECT_TRUE(same_bits(scalar, state.scalar));
   EXPECT_LE(report.bytes_read, kBlockBytes);
 
