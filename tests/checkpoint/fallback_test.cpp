@@ -16,6 +16,7 @@
 #include <cerrno>
 #include <fstream>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 // Stands in front of the C library, so that a test can have a disk that answers with errors.
@@ -23,12 +24,12 @@ namespace {
 std::atomic<bool> reads_work = true;
 }  // namespace
 
-extern "C" ssize_t pread(int descriptor, void* into, std::size_t bytes, off_t offset) {
+extern "C" ssize_t preadv(int descriptor, const iovec* places, int count, off_t offset) {
   if (!reads_work) {
     errno = EIO;
     return -1;
   }
-  return syscall(SYS_pread64, descriptor, into, bytes, offset);
+  return syscall(SYS_preadv, descriptor, places, count, offset, 0);
 }
 
 namespace trestle::checkpoint {
