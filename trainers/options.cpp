@@ -134,6 +134,25 @@ void CheckpointOptions::describe(configs::Fields& f) {
        .unit = "steps",
        .min = 0,
        .may_change = true});
+  f.field("async", async,
+          {.help = "write checkpoints while the training goes on; without it every save is waited "
+                   "for. The last one always is",
+           .may_change = true});
+  f.field(
+      "staging_bytes", staging_bytes,
+      {.help = "memory that a rank copies its state to before it is written, in whole blocks of "
+               "4 MiB; 0: as much as its state has. With less, an update may have to wait for "
+               "the file system",
+       .unit = "bytes",
+       .min = 0,
+       .may_change = true});
+  f.field("timeout_s", timeout_s,
+          {.help = "a rank's shard that is not on disk by then fails the save, and so does a "
+                   "checkpoint that is not complete so long after its shards; shorter than "
+                   "dist.checkpoint_timeout_s",
+           .unit = "s",
+           .above = 0,
+           .may_change = true});
 }
 
 void SampleOptions::describe(configs::Fields& f) {

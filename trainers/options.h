@@ -52,6 +52,9 @@ struct WatchOptions {  // [dist]: who notices that a rank is lost, stuck or slow
 
 struct CheckpointOptions {  // [checkpoint]
   std::int64_t every = 1000;
+  bool async = true;
+  std::int64_t staging_bytes = 0;
+  double timeout_s = 1200;
   void describe(configs::Fields& fields);
 };
 

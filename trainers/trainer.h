@@ -135,7 +135,7 @@ class Trainer {
   std::unique_ptr<Exchange> exchange_;
   std::optional<Paranoid> paranoid_;
   FaultInjection faults_;
-  Saver saver_;
+  Saver saver_;                       ///< after the assembly, which it reads
   std::optional<Recorder> recorder_;  ///< rank 0's
   /// The last member: its threads are joined before anything that they read from goes, and after
   /// the last save.

@@ -60,7 +60,8 @@ void add_train(CLI::App& app, Action& action) {
       ->add_option(
           "--inject", *injected,
           "a fault to test what a run does about it: hang@rank1:step20, kill@..., nan@..., "
-          "desync@..., or slow=2x@rank1 (may be repeated)")
+          "desync@..., slow=2x@rank1, or kill@rank1:save-NAME[@step20] at a step of a save: " +
+              trainers::save_steps_text() + " (may be repeated)")
       ->type_name("FAULT")
       ->allow_extra_args(false)
       ->expected(1)

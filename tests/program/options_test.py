@@ -48,13 +48,15 @@ SPECIAL: dict[str, tuple[object, list[str]]] = {
     "train.max_skips": (0, ["optim.learning_rate=1e30"]),
     "dist.wire_dtype": ("bf16", []),
     "dist.verify_every": (1, []),
+    "checkpoint.timeout_s": (1e-6, []),
 }
 
 # What these refuse is found by training.
-ENDS_RUN = {"train.on_nonfinite": 6, "train.max_skips": 6}
+ENDS_RUN = {"train.on_nonfinite": 6, "train.max_skips": 6, "checkpoint.timeout_s": 5}
 
 # Lines and fields that hold times or places, which differ between equal runs.
-VOLATILE_METRICS = ("samples_per_s", "step_ms", "data_wait_ms", "rss_bytes", "wall_s")
+VOLATILE_METRICS = ("samples_per_s", "step_ms", "data_wait_ms", "checkpoint_wait_ms", "rss_bytes",
+                    "wall_s")
 
 
 def changed_value(option: dict) -> str:
@@ -122,8 +124,10 @@ class Runner:
     @staticmethod
     def stable_lines(text: str) -> str:
         text = re.sub(r"\d+(\.\d+)? samples/s|\d+:\d\d left|\? left", "", text)
+        text = re.sub(r"(saved step \d+:|still was:) .*", r"\1", text)
         return "\n".join(line for line in text.splitlines()
-                         if not re.search(r"wall_s|samples_per_s|recipe differs", line))
+                         if not re.search(r"wall_s|samples_per_s|checkpoint_wait|recipe differs",
+                                          line))
 
 
 def main() -> int:
