@@ -22,8 +22,10 @@ std::int64_t resident_bytes() {
 }  // namespace
 
 Recorder::Recorder(const RunDirectory& directory, std::int64_t done, std::int64_t total,
-                   const LogOptions& options)
-    : progress_("train", "steps", done, total, options.every), metrics_(directory.metrics()) {
+                   std::int64_t restarts, const LogOptions& options)
+    : restarts_(restarts),
+      progress_("train", "steps", done, total, options.every),
+      metrics_(directory.metrics()) {
   if (options.tensorboard) events_.emplace(directory.root(), done);
 }
 
@@ -55,7 +57,8 @@ void Recorder::step(const StepRecord& record) {
                                            {"data_wait_ms", record.data_wait_ms},
                                            {"checkpoint_wait_ms", record.checkpoint_wait_ms},
                                            {"rss_bytes", resident_bytes()},
-                                           {"bad_samples", record.bad_samples}};
+                                           {"bad_samples", record.bad_samples},
+                                           {"restarts", restarts_}};
     for (const auto& [key, value] : further) {
       TRESTLE_ASSERT(std::ranges::find(fields, key, &formats::JsonField::key) == fields.end(),
                      "a metric is called {}, as what stands in every line is", key);
