@@ -226,6 +226,7 @@ void Trainer::train() {
     counters.wall_s = wall_before + seconds_since(started);
     counters.bad_samples = bad_samples.to_text();
     const double step_s = seconds_since(step_started);
+    if (settings_.job_end) settings_.job_end->took_step(step_s);
     if (recorder_) {
       recorder_->step({.step = step.value,
                        .samples = counters.position,
@@ -282,8 +283,10 @@ void Trainer::judge_skip(const StepReport& report) {
 
 void Trainer::save(SaveKind kind) {
   const dist::PhaseScope saving(settings_.flight, dist::Phase::checkpoint);
+  const auto started = Clock::now();
   TrainingState state = assembly_.state();
   saver_.save(state.visitor(), assembly_.counters.step, kind);
+  if (settings_.job_end) settings_.job_end->took_save(seconds_since(started));
 }
 
 void Trainer::save_and_leave(const std::string& reason) {
