@@ -62,6 +62,22 @@ void TrainOptions::describe(configs::Fields& f) {
        .may_change = true});
 }
 
+void StopOptions::describe(configs::Fields& f) {
+  f.field("stop_signals", stop_signals,
+          {.help = "signals that end the run after the current step, saved, with exit code 75; INT "
+                   "always does. TERM or USR2 left out is ignored; with USR1 in, it no longer "
+                   "writes the flight rings",
+           .choices = {"TERM", "USR2", "USR1", "HUP", "QUIT", "XCPU"},
+           .may_change = true});
+  f.field("stop_before_end_s", stop_before_end_s,
+          {.help = "in a Slurm job: so long before the job's time is over the run ends as if by a "
+                   "signal; earlier where the longest step and save so far need more; 0: Slurm is "
+                   "not asked",
+           .unit = "s",
+           .min = 0,
+           .may_change = true});
+}
+
 void DistOptions::describe(configs::Fields& f) {
   f.field("shard", shard,
           {.help = "what is divided over the ranks: nothing, the optimizer's state, masters and "
@@ -217,6 +233,7 @@ namespace {
 
 void describe_loop(configs::Schema& schema) {
   schema.section<TrainOptions>("train");
+  schema.section<StopOptions>("train");
   schema.section<AdamWOptions>("optim");
   schema.section<ScheduleOptions>("optim");
   schema.section<DistOptions>("dist");

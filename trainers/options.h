@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace trestle::trainers {
 
@@ -26,6 +27,12 @@ struct TrainOptions {  // [train]
   std::string on_nonfinite = "skip";
   std::int64_t max_skips = 20;
   std::int64_t checkpoint_every = 0;
+  void describe(configs::Fields& fields);
+};
+
+struct StopOptions {  // [train]: what ends a run early, saved
+  std::vector<std::string> stop_signals = {"TERM", "USR2"};
+  double stop_before_end_s = 120;
   void describe(configs::Fields& fields);
 };
 

@@ -259,6 +259,7 @@ void Trainer::train() {
     const double step_s = seconds_since(step_started);
     const double waited_for_saves_s = saver_.waited_s() - save_waits_s;
     save_waits_s = saver_.waited_s();
+    if (settings_.job_end) settings_.job_end->took_step(step_s);
     if (recorder_) {
       recorder_->step({.step = step.value,
                        .samples = counters.position,
@@ -281,6 +282,7 @@ void Trainer::train() {
                                   : "stopped, because a signal asked another rank to");
     }
     saver_.after_step();
+    if (settings_.job_end) settings_.job_end->took_save(saver_.longest_save_s());
     if (due(dist_.verify_every, counters.step)) {
       mesh_.in_each_branch([&] {
         assembly_.engine.require_same_parameters(fmt::format("after step {}", step.value),

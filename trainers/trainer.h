@@ -14,6 +14,7 @@
 #include "dist/flight_ring.h"
 #include "dist/mesh.h"
 #include "trainers/fault_injection.h"
+#include "trainers/job_end.h"
 #include "trainers/metrics/recorder.h"
 #include "trainers/metrics/run_directory.h"
 #include "trainers/optim/schedule.h"
@@ -76,6 +77,7 @@ struct TrainerSettings {
   StopToken stop = {};
   RunHold* hold = nullptr;             ///< of the directory; null: the trainer takes it itself
   dist::FlightRing* flight = nullptr;  ///< is told the phases; null: nobody watches
+  JobEnd* job_end = nullptr;           ///< is told what steps and saves take; on one rank
   std::vector<Fault> faults = {};
   /// By rank, in place of the machines' names: for tests of several hosts on one.
   std::vector<std::string> hosts = {};

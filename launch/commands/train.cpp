@@ -3,15 +3,18 @@
 #include "dist/binding.h"
 #include "launch/commands/command.h"
 #include "launch/signals.h"
+#include "launch/slurm_job.h"
 #include "launch/watch.h"
 #include "trainers/check_recipe.h"
 #include "trainers/fault_injection.h"
+#include "trainers/job_end.h"
 #include "trainers/run_hold.h"
 #include "trainers/trainer.h"
 
 #include <CLI/CLI.hpp>
 
 #include <cstdlib>
+#include <memory>
 #include <unistd.h>
 
 namespace trestle::launch {
@@ -48,6 +51,19 @@ void open_log(const trainers::RunDirectory& directory, const dist::Communicator&
   set_log_file(directory.log(world.rank()).string());
   log_to_file(fmt::format("==== start {}: rank {} of {} on {}, pid {} ====", start, world.rank(),
                           world.size(), dist::host_name(), ::getpid()));
+}
+
+/// On rank 0 of a Slurm job.
+std::unique_ptr<trainers::JobEnd> watch_job_end(const dist::Communicator& world,
+                                                double before_end_s) {
+  const auto job = slurm_job();
+  if (!world.is_root() || !job || before_end_s == 0) return nullptr;
+  auto job_end = std::make_unique<trainers::JobEnd>(
+      trainers::JobEnd::Parts{.before_end_s = before_end_s, .ask = ask_squeue(*job), .stop = [] {
+                                stop_source().request(kTimeLimit);
+                              }});
+  job_end->watch();
+  return job_end;
 }
 
 }  // namespace
@@ -87,7 +103,9 @@ void add_train(CLI::App& app, Action& action) {
       "Start one process a rank: mpirun -n 4 trestle train RECIPE.toml, or srun --mpi=pmix ...\n"
       "Starting it again in the same run directory resumes from its newest whole checkpoint (a\n"
       "damaged one is renamed, and the one before is used).\n"
-      "SIGINT, SIGTERM and SIGUSR2 end it after the current step, saved, with exit code 75.");
+      "SIGINT, SIGTERM and SIGUSR2 (train.stop_signals) end it after the current step, saved, "
+      "with\n"
+      "exit code 75.");
   command->callback([recipe, run_dir, resume, accept_changes, injected, &action] {
     action = [recipe, run_dir, resume, accept_changes, injected] {
       const trainers::Resume beginning = parse_resume(*resume);
@@ -100,6 +118,8 @@ void add_train(CLI::App& app, Action& action) {
           return found;
         });
         set_log_level_by_name(loaded.section<trainers::LogOptions>("log").level);
+        const auto stop_options = loaded.section<trainers::StopOptions>("train");
+        stop_on(stop_options.stop_signals);
         const trainers::RunDirectory directory(run_dir->empty()
                                                    ? trainers::default_run_directory(loaded)
                                                    : std::filesystem::path(*run_dir));
@@ -112,6 +132,7 @@ void add_train(CLI::App& app, Action& action) {
         const dist::PhaseScope starting(watch.ring(), dist::Phase::start_up);
         bind_threads(world, loaded.section<trainers::DistOptions>("dist").threads);
         say_how_to_stop();
+        const auto job_end = watch_job_end(world, stop_options.stop_before_end_s);
         const trainers::TrainerSettings settings{
             .resume = beginning,
             .changed_recipe =
@@ -119,6 +140,7 @@ void add_train(CLI::App& app, Action& action) {
             .stop = stop,
             .hold = &hold,
             .flight = watch.ring(),
+            .job_end = job_end.get(),
             .faults = faults};
         const auto outcome = trainers::Trainer(loaded, world, directory, settings).run();
         return static_cast<int>(outcome == trainers::Outcome::complete ? ExitCode::done
