@@ -32,9 +32,8 @@ int examine(const dist::Communicator& world, const DoctorArguments& arguments,
   });
   const doctor::Report report = doctor::examine(world, what);
   if (world.is_root()) {
-    fmt::print("{}", arguments.json
-                         ? doctor::to_json(report.findings, world.size(), report.hosts)
-                         : doctor::table(report.findings));
+    fmt::print("{}", arguments.json ? doctor::to_json(report.findings, world.size(), report.hosts)
+                                    : doctor::table(report.findings));
     std::fflush(stdout);
   }
   const bool well = doctor::worst(report.findings) != doctor::Health::fail;
@@ -92,7 +91,8 @@ void add_doctor(CLI::App& app, Action& action) {
       "Start it as the run will be started: mpirun -n 4 trestle doctor, or srun --mpi=pmix ...\n"
       "It writes up to 256 MB a host to the run directory's file system, and deletes them again.\n"
       "Exit code 4 if anything fails, 0 otherwise. docs/doctor.md explains each line.");
-  command->callback([arguments, &action] { action = [arguments] { return see_doctor(*arguments); }; });
+  command->callback(
+      [arguments, &action] { action = [arguments] { return see_doctor(*arguments); }; });
 }
 
 }  // namespace trestle::launch

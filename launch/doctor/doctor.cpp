@@ -40,8 +40,7 @@ Needs needs_of(const configs::Recipe& recipe, const std::vector<Facts>& ranks) {
 }  // namespace
 
 Report examine(const dist::Communicator& world, const Examination& what) {
-  const std::vector<Facts> ranks =
-      gather(world, world.agreed([] { return facts_of_this_rank(); }));
+  const std::vector<Facts> ranks = gather(world, world.agreed([] { return facts_of_this_rank(); }));
   const std::optional<Needs> needs = world.agreed([&]() -> std::optional<Needs> {
     if (!world.is_root() || !what.recipe) return std::nullopt;
     return needs_of(*what.recipe, ranks);

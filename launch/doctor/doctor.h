@@ -17,9 +17,9 @@
 namespace trestle::launch::doctor {
 
 struct Examination {
-  std::filesystem::path run_directory;  ///< need not be there yet
+  std::filesystem::path run_directory;                   ///< need not be there yet
   std::optional<configs::Recipe> recipe = std::nullopt;  ///< what is to be run
-  std::string refusal = {};  ///< why the launcher and MPI did not meet
+  std::string refusal = {};                              ///< why the launcher and MPI did not meet
 };
 
 struct Report {

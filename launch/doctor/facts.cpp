@@ -52,8 +52,8 @@ std::string first_line(const fs::path& file) {
 
 /// Only what a judge reads: an environment may hold secrets.
 std::map<std::string, std::string> telling_environment() {
-  constexpr std::array kPrefixes = {"OMPI_COMM_WORLD_", "OMPI_MCA_btl", "SLURM_",   "PMIX_VERSION",
-                                    "PMIX_RANK",        "OMP_NUM_",     "NCCL_",    "CUDA_VISIBLE",
+  constexpr std::array kPrefixes = {"OMPI_COMM_WORLD_", "OMPI_MCA_btl", "SLURM_", "PMIX_VERSION",
+                                    "PMIX_RANK",        "OMP_NUM_",     "NCCL_",  "CUDA_VISIBLE",
                                     "TRESTLE_"};
   std::map<std::string, std::string> found;
   for (char** entry = environ; entry && *entry; ++entry) {
@@ -169,7 +169,8 @@ Facts facts_of_this_rank() {
   facts.gpus = dist::visible_gpus().uuids;
   facts.gpu_driver = gpu_driver();
   std::error_code none;
-  facts.has_infiniband = fs::directory_iterator("/sys/class/infiniband", none) != fs::directory_iterator();
+  facts.has_infiniband =
+      fs::directory_iterator("/sys/class/infiniband", none) != fs::directory_iterator();
   facts.interfaces = interfaces_up();
   facts.memory_bytes = memory_now();
   struct statvfs shm {};
@@ -214,9 +215,7 @@ std::string encode(const Facts& facts) {
   return nlohmann::json(facts).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
-Facts decode_facts(const std::string& text) {
-  return nlohmann::json::parse(text).get<Facts>();
-}
+Facts decode_facts(const std::string& text) { return nlohmann::json::parse(text).get<Facts>(); }
 
 std::vector<std::vector<int>> ranks_by_host(const std::vector<Facts>& ranks) {
   std::vector<std::vector<int>> hosts;

@@ -26,9 +26,9 @@ struct Interface {
 };
 
 struct Facts {
-  dist::Binding binding;  ///< with the host's name
-  std::string kernel;     ///< Linux release
-  std::string program;    ///< digest of the executable
+  dist::Binding binding;                           ///< with the host's name
+  std::string kernel;                              ///< Linux release
+  std::string program;                             ///< digest of the executable
   std::map<std::string, std::string> environment;  ///< of launchers, OpenMP, MPI, NCCL and CUDA
 
   std::vector<std::string> gpus;  ///< that CUDA shows, by their UUIDs
@@ -38,8 +38,8 @@ struct Facts {
   std::vector<Interface> interfaces;      ///< that are up
   std::map<std::string, std::string> to;  ///< from here to another host: the interface taken
 
-  std::int64_t memory_bytes = 0;       ///< that can be had now, within the container's limit
-  std::int64_t shm_bytes = 0;          ///< size of /dev/shm; 0: there is none
+  std::int64_t memory_bytes = 0;  ///< that can be had now, within the container's limit
+  std::int64_t shm_bytes = 0;     ///< size of /dev/shm; 0: there is none
   std::int64_t shm_free_bytes = 0;
   std::int64_t memlock_bytes = 0, stack_bytes = 0, core_bytes = 0;  ///< limits; kUnlimited
   std::int64_t open_files = 0;

@@ -11,8 +11,8 @@ namespace trestle::launch::doctor {
 enum class Health : int { ok, warn, fail };
 
 struct Finding {
-  std::string what;       ///< short and stable: "open_files"
-  std::string value = {};  ///< as found, with the hosts named where they differ
+  std::string what;         ///< short and stable: "open_files"
+  std::string value = {};   ///< as found, with the hosts named where they differ
   std::string advice = {};  ///< why it matters and what to do; empty where all is well
   Health health = Health::ok;
 

@@ -22,10 +22,10 @@
 namespace trestle::launch::doctor {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(FolderFacts, host, tried, problem, type, options, free_bytes,
-                                   total_bytes, free_inodes, is_in_the_way, holder, is_held, tests_host,
-                                   replaces_files, moves_folders, swaps_folders, syncs_folders,
-                                   links, written_bytes, written_s, won_link, won_creation,
-                                   sees_others, sees_replaced)
+                                   total_bytes, free_inodes, is_in_the_way, holder, is_held,
+                                   tests_host, replaces_files, moves_folders, swaps_folders,
+                                   syncs_folders, links, written_bytes, written_s, won_link,
+                                   won_creation, sees_others, sees_replaced)
 
 namespace {
 
@@ -64,8 +64,7 @@ void find_mount(const fs::path& folder, FolderFacts& facts) {
     const auto [stop, rest] =
         std::mismatch(place.begin(), place.end(), folder.native().begin(), folder.native().end());
     const bool is_above =
-        stop == place.end() &&
-        (place == "/" || rest == folder.native().end() || *rest == '/');
+        stop == place.end() && (place == "/" || rest == folder.native().end() || *rest == '/');
     if (!is_above || place.size() < longest) continue;
     longest = place.size();
     facts.type = type;
@@ -110,13 +109,12 @@ void try_names(const fs::path& folder, FolderFacts& facts) {
     fs::create_directory(folder / name);
     write(folder / name / "manifest", name);
   }
-  facts.moves_folders =
-      ::rename((folder / "step-1").c_str(), (folder / "step-3").c_str()) == 0 &&
-      text_of(folder / "step-3" / "manifest") == "step-1" && !fs::exists(folder / "step-1");
-  facts.swaps_folders =
-      ::renameat2(AT_FDCWD, (folder / "step-2").c_str(), AT_FDCWD, (folder / "step-3").c_str(),
-                  RENAME_EXCHANGE) == 0 &&
-      text_of(folder / "step-3" / "manifest") == "step-2";
+  facts.moves_folders = ::rename((folder / "step-1").c_str(), (folder / "step-3").c_str()) == 0 &&
+                        text_of(folder / "step-3" / "manifest") == "step-1" &&
+                        !fs::exists(folder / "step-1");
+  facts.swaps_folders = ::renameat2(AT_FDCWD, (folder / "step-2").c_str(), AT_FDCWD,
+                                    (folder / "step-3").c_str(), RENAME_EXCHANGE) == 0 &&
+                        text_of(folder / "step-3" / "manifest") == "step-2";
   const int opened = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   facts.syncs_folders = opened >= 0 && ::fsync(opened) == 0;
   if (opened >= 0) ::close(opened);
@@ -144,8 +142,8 @@ void look_at_holder(const fs::path& folder, FolderFacts& facts) {
   if (sight.epoch == 0) return;
   facts.holder = sight.record ? sight.record->to_text() : sight.damage;
   const auto me = checkpoint::this_process(1);
-  facts.is_held = !sight.record || checkpoint::judge(*sight.record, me) ==
-                                       checkpoint::Standing::unknown;
+  facts.is_held =
+      !sight.record || checkpoint::judge(*sight.record, me) == checkpoint::Standing::unknown;
 }
 
 /// One rank's attempts, between which all meet. After the first failure the others only keep step.

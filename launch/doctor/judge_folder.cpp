@@ -12,7 +12,6 @@ namespace {
 constexpr double kSlow_bytes_per_s = 50e6;
 constexpr double kLongSave_s = 60;
 
-
 bool has_option(const std::string& options, const std::string& option) {
   return ("," + options + ",").find("," + option + ",") != std::string::npos;
 }
@@ -47,7 +46,8 @@ Finding judge_run_directory(const std::string& folder, const std::vector<FolderF
   const FolderFacts& root = ranks.front();
   finding.value = folder;
   if (!root.holder.empty())
-    finding.value += fmt::format(": {} by {}", root.is_held ? "held" : "free, last held", root.holder);
+    finding.value +=
+        fmt::format(": {} by {}", root.is_held ? "held" : "free, last held", root.holder);
   if (root.is_in_the_way)
     finding.complain(Health::fail, "It is there and no folder. Choose another --run-dir.");
   if (root.is_held) {
@@ -100,11 +100,12 @@ Finding judge_renames(const std::vector<FolderFacts>& ranks) {
     }
     if (!facts->syncs_folders) {
       finding.value = "folders are not synced";
-      finding.complain(Health::warn,
-                       fmt::format("On {} folders cannot be synced: after a power failure the newest "
-                                   "checkpoint may be gone (the one before it is not). Choose "
-                                   "another file system where that matters.",
-                                   facts->host));
+      finding.complain(
+          Health::warn,
+          fmt::format("On {} folders cannot be synced: after a power failure the newest "
+                      "checkpoint may be gone (the one before it is not). Choose "
+                      "another file system where that matters.",
+                      facts->host));
       return finding;
     }
     if (!facts->swaps_folders)
@@ -120,9 +121,9 @@ Finding judge_claims(const std::vector<FolderFacts>& ranks) {
   const auto creators = std::ranges::count_if(ranks, &FolderFacts::won_creation);
   const auto tests = testers(ranks);
   const bool links = std::ranges::all_of(tests, [](const auto* facts) { return facts->links; });
-  finding.value = fmt::format("of {} rank{} that {} the same file at once, {} linked it and {} made it",
-                              ranks.size(), ranks.size() == 1 ? "" : "s",
-                              ranks.size() == 1 ? "claims" : "claim", linkers, creators);
+  finding.value = fmt::format(
+      "of {} rank{} that {} the same file at once, {} linked it and {} made it", ranks.size(),
+      ranks.size() == 1 ? "" : "s", ranks.size() == 1 ? "claims" : "claim", linkers, creators);
   const bool by_link = links && linkers == 1, by_creation = !links && creators == 1;
   if (!by_link && !by_creation) {
     finding.complain(Health::fail,
@@ -181,10 +182,9 @@ Finding judge_write_rate(const std::vector<FolderFacts>& ranks, const std::optio
     finding.complain(Health::warn, "There is too little room to measure how fast it writes.");
     return finding;
   }
-  const auto text = [](double value) {
-    return bytes_text(static_cast<std::int64_t>(value));
-  };
-  finding.value = fmt::format("{}/s with fsync ({} by one rank of each host)", text(rate), text(bytes));
+  const auto text = [](double value) { return bytes_text(static_cast<std::int64_t>(value)); };
+  finding.value =
+      fmt::format("{}/s with fsync ({} by one rank of each host)", text(rate), text(bytes));
   if (needs && needs->checkpoint_bytes > 0) {
     const double save_s = double(needs->checkpoint_bytes) / rate;
     finding.value += fmt::format("; a checkpoint of {} takes about {}",
@@ -210,15 +210,16 @@ Finding judge_space(const std::vector<FolderFacts>& ranks, const std::optional<N
   constexpr std::int64_t kLittle = std::int64_t{1} << 30;
   if (!needs) {
     if (root.free_bytes < kLittle)
-      finding.complain(Health::warn, "That is little for a run. Choose another --run-dir, or make "
-                                     "room. (--recipe tells how much a run needs.)");
+      finding.complain(Health::warn,
+                       "That is little for a run. Choose another --run-dir, or make "
+                       "room. (--recipe tells how much a run needs.)");
     return finding;
   }
   // One more while it is written.
   const std::int64_t wanted = needs->checkpoint_bytes * (needs->checkpoints + 1);
-  finding.value += fmt::format("; {} checkpoint{} and one being written take {}",
-                               needs->checkpoints, needs->checkpoints == 1 ? "" : "s",
-                               bytes_text(wanted));
+  finding.value +=
+      fmt::format("; {} checkpoint{} and one being written take {}", needs->checkpoints,
+                  needs->checkpoints == 1 ? "" : "s", bytes_text(wanted));
   if (root.free_bytes < 2 * needs->checkpoint_bytes) {
     finding.complain(Health::fail,
                      "Not even two checkpoints fit, and a new one is written before an old one "

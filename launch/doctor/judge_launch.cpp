@@ -86,7 +86,8 @@ Finding judge_mpi(const MpiFacts& mpi, const Facts& root) {
                        "Without an mpirun in PATH only srun can start several ranks. Put the "
                        "mpirun of this MPI in PATH.");
     }
-  } else if (is_open_mpi && (mpirun != library || mpi.mpirun.find("Open MPI") == std::string::npos)) {
+  } else if (is_open_mpi &&
+             (mpirun != library || mpi.mpirun.find("Open MPI") == std::string::npos)) {
     finding.complain(launcher == "srun" ? Health::warn : Health::fail,
                      "The mpirun in PATH belongs to another MPI than the library that this program "
                      "loads (ranks would not find each other, or start and hang). Put that "
@@ -117,9 +118,10 @@ Finding judge_slurm(const SlurmFacts& slurm, const Facts& root) {
   }
   if (plugins.empty()) {
     finding.value += "; srun --mpi=list has no pmix";
-    finding.complain(in_job && launcher_of(root) != "mpirun" ? Health::fail : Health::warn,
-                     "srun cannot start ranks that find each other: Open MPI needs PMIx. Start them "
-                     "with mpirun inside the job, or have Slurm's pmix plugin installed.");
+    finding.complain(
+        in_job && launcher_of(root) != "mpirun" ? Health::fail : Health::warn,
+        "srun cannot start ranks that find each other: Open MPI needs PMIx. Start them "
+        "with mpirun inside the job, or have Slurm's pmix plugin installed.");
   } else {
     finding.value += "; srun --mpi=" + plugins.substr(1);
   }

@@ -48,8 +48,7 @@ Finding judge_shm(const std::vector<Facts>& ranks) {
 Finding judge_memlock(const std::vector<Facts>& ranks) {
   Finding finding{.what = "memlock"};
   finding.value = by_host(ranks, [](const Facts& facts) {
-    return limit_text(facts.memlock_bytes) +
-           (facts.has_infiniband ? ", with InfiniBand" : "");
+    return limit_text(facts.memlock_bytes) + (facts.has_infiniband ? ", with InfiniBand" : "");
   });
   for (const Facts& facts : ranks) {
     if (!facts.has_infiniband && facts.gpus.empty()) continue;
@@ -67,15 +66,15 @@ Finding judge_memlock(const std::vector<Facts>& ranks) {
 
 Finding judge_stack(const std::vector<Facts>& ranks) {
   Finding finding{.what = "stack"};
-  finding.value =
-      by_host(ranks, [](const Facts& facts) { return limit_text(facts.stack_bytes); });
+  finding.value = by_host(ranks, [](const Facts& facts) { return limit_text(facts.stack_bytes); });
   for (const Facts& facts : ranks) {
     if (facts.stack_bytes == kUnlimited) {
-      finding.complain(Health::warn,
-                       fmt::format("An unlimited stack (on {}) means less: the C library then gives "
-                                   "each thread 2 MB in place of the limit, and deep recursion in "
-                                   "backward may end the program. Set ulimit -s 8192.",
-                                   facts.host()));
+      finding.complain(
+          Health::warn,
+          fmt::format("An unlimited stack (on {}) means less: the C library then gives "
+                      "each thread 2 MB in place of the limit, and deep recursion in "
+                      "backward may end the program. Set ulimit -s 8192.",
+                      facts.host()));
       break;
     }
     if (is_below(facts.stack_bytes, 8 * kMiB)) {
@@ -120,10 +119,11 @@ Finding judge_core_files(const std::vector<Facts>& ranks) {
     if (facts.core_bytes == 0 || goes_to_a_program) continue;
     finding.complain(
         Health::warn,
-        fmt::format("A crash on {} writes a rank's whole memory to a file (many GB at once when all "
-                    "ranks crash, which may fill the disk that checkpoints need). Set ulimit -c 0 "
-                    "unless you want them.",
-                    facts.host()));
+        fmt::format(
+            "A crash on {} writes a rank's whole memory to a file (many GB at once when all "
+            "ranks crash, which may fill the disk that checkpoints need). Set ulimit -c 0 "
+            "unless you want them.",
+            facts.host()));
     break;
   }
   return finding;

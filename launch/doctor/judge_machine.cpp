@@ -93,11 +93,12 @@ Finding judge_memory(const std::vector<Facts>& ranks, const std::optional<Needs>
     if (wanted * 10 <= facts.memory_bytes * 8) continue;
     finding.complain(
         wanted > facts.memory_bytes ? Health::fail : Health::warn,
-        fmt::format("The {} rank{} on {} will take {} of {} (the program itself comes on top; trestle "
-                    "plan tells what takes how much). Use more hosts, a smaller "
-                    "train.micro_batch, train.checkpoint_every or dist.shard = \"gradients\".",
-                    host.size(), host.size() == 1 ? "" : "s", facts.host(), bytes_text(wanted),
-                    bytes_text(facts.memory_bytes)));
+        fmt::format(
+            "The {} rank{} on {} will take {} of {} (the program itself comes on top; trestle "
+            "plan tells what takes how much). Use more hosts, a smaller "
+            "train.micro_batch, train.checkpoint_every or dist.shard = \"gradients\".",
+            host.size(), host.size() == 1 ? "" : "s", facts.host(), bytes_text(wanted),
+            bytes_text(facts.memory_bytes)));
   }
   return finding;
 }
@@ -115,11 +116,12 @@ Finding judge_gpus(const std::vector<Facts>& ranks) {
     any = any || !facts.gpus.empty();
     visible.push_back({.host = facts.host(), .uuids = facts.gpus});
     if (facts.gpus.empty() && !facts.gpu_driver.empty() && finding.advice.empty()) {
-      finding.complain(Health::warn,
-                       fmt::format("{} has NVIDIA's driver, and CUDA shows no GPU (the driver may be "
-                                   "older than this CUDA, or CUDA_VISIBLE_DEVICES or the job hides "
-                                   "them). Compare nvidia-smi, and ask Slurm with --gpus.",
-                                   facts.host()));
+      finding.complain(
+          Health::warn,
+          fmt::format("{} has NVIDIA's driver, and CUDA shows no GPU (the driver may be "
+                      "older than this CUDA, or CUDA_VISIBLE_DEVICES or the job hides "
+                      "them). Compare nvidia-smi, and ask Slurm with --gpus.",
+                      facts.host()));
     }
   }
   if (!any) return finding;
@@ -177,9 +179,10 @@ Finding judge_network(const std::vector<Facts>& ranks) {
   }
   finding.value += fmt::format("; between hosts: {}", fmt::join(taken, ", "));
   if (!unreachable.empty()) {
-    finding.complain(Health::fail,
-                     fmt::format("There is no way to {} by any address. Check routes and firewalls.",
-                                 fmt::join(unreachable, ", ")));
+    finding.complain(
+        Health::fail,
+        fmt::format("There is no way to {} by any address. Check routes and firewalls.",
+                    fmt::join(unreachable, ", ")));
   }
   if (!by_virtual.empty()) {
     finding.complain(Health::warn,
@@ -192,12 +195,12 @@ Finding judge_network(const std::vector<Facts>& ranks) {
                          !ranks.front().variable("OMPI_MCA_btl_tcp_if_exclude").empty();
   for (const auto& [address, hosts] : hosts_of_address) {
     if (hosts.size() < 2 || is_chosen) continue;
-    finding.complain(Health::warn,
-                     fmt::format("{} is the address of {} at once (Open MPI may try to reach one "
-                                 "host there and hang). Exclude it: mpirun --mca "
-                                 "btl_tcp_if_exclude lo,{}.",
-                                 address, fmt::join(hosts, " and "),
-                                 address.substr(0, address.find(' '))));
+    finding.complain(
+        Health::warn,
+        fmt::format("{} is the address of {} at once (Open MPI may try to reach one "
+                    "host there and hang). Exclude it: mpirun --mca "
+                    "btl_tcp_if_exclude lo,{}.",
+                    address, fmt::join(hosts, " and "), address.substr(0, address.find(' '))));
   }
   return finding;
 }

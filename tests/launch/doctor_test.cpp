@@ -29,9 +29,9 @@ Facts sound(const std::string& host = "n1") {
   std::iota(facts.binding.cpus.begin(), facts.binding.cpus.end(), 0);
   facts.kernel = "6.1.0";
   facts.program = "0123456789abcdef0123456789abcdef";
-  facts.interfaces = {{.name = "lo", .address = "127.0.0.1", .is_loopback = true},
-                      {.name = "eth0", .address = host == "n1" ? "10.0.0.1" : "10.0.0.2",
-                       .megabits = 25000}};
+  facts.interfaces = {
+      {.name = "lo", .address = "127.0.0.1", .is_loopback = true},
+      {.name = "eth0", .address = host == "n1" ? "10.0.0.1" : "10.0.0.2", .megabits = 25000}};
   facts.memory_bytes = 64 * kGB;
   facts.shm_bytes = facts.shm_free_bytes = 8 * kGB;
   facts.memlock_bytes = kUnlimited;
@@ -128,7 +128,9 @@ TEST(Doctor, Mpi) {
   expect(judge_mpi({.library = library, .mpirun = ""}, root), Health::warn, "not in PATH", "srun");
   expect(judge_mpi({.library = "MPICH Version: 4.0.2", .mpirun = "mpirun"}, root), Health::warn,
          "MPICH Version: 4.0.2", "not Open MPI");
-  root.environment = {{"SLURM_PROCID", "0"}, {"SLURM_STEP_NUM_TASKS", "2"}, {"PMIX_RANK", "0"},
+  root.environment = {{"SLURM_PROCID", "0"},
+                      {"SLURM_STEP_NUM_TASKS", "2"},
+                      {"PMIX_RANK", "0"},
                       {"PMIX_VERSION", "4.2.2"}};
   expect(judge_mpi({.library = library, .mpirun = "mpirun (Open MPI) 5.0.1"}, root), Health::warn,
          "PMIx 4.2.2", "another MPI");
@@ -139,8 +141,9 @@ TEST(Doctor, Slurm) {
   Facts root = sound();
   expect(judge_slurm({.version = "", .mpi_list = ""}, root), Health::ok, "no srun");
   const SlurmFacts good{.version = "slurm-wlm 22.05.8\n",
-                        .mpi_list = "MPI plugin types are...\n\tnone\n\tpmi2\n\tpmix\n"
-                                    "specific pmix plugin versions available: pmix_v4\n"};
+                        .mpi_list =
+                            "MPI plugin types are...\n\tnone\n\tpmi2\n\tpmix\n"
+                            "specific pmix plugin versions available: pmix_v4\n"};
   expect(judge_slurm(good, root), Health::ok, "slurm-wlm 22.05.8; srun --mpi=pmix");
   const SlurmFacts old{.version = "slurm 20.11", .mpi_list = "srun: MPI types are...\nnone\npmi2"};
   expect(judge_slurm(old, root), Health::warn, "no pmix", "PMIx");
