@@ -27,7 +27,7 @@ namespace trestle::checkpoint {
 
 struct EpochStart {
   std::int64_t epoch = 0;
-  std::string holder;           ///< Holder::to_text(), for people
+  std::string holder;           ///< LeaseHolder::to_text(), for people
   std::int64_t from_step = -1;  ///< of the checkpoint that it went on from; -1: from none
 
   bool operator==(const EpochStart&) const = default;

@@ -92,7 +92,7 @@ std::string described(const LeaseSight& sight) {
   return fmt::format("an unknown holder ({})", sight.damage);
 }
 
-std::string how_to_stop(const Holder& holder) {
+std::string how_to_stop(const LeaseHolder& holder) {
   if (!holder.job.empty()) return fmt::format("scancel {}", holder.job);
   return fmt::format("kill -USR2 {} on {}", holder.pid, holder.host);
 }
@@ -199,7 +199,7 @@ class Lease::OwnFile {
   int descriptor_ = -1;
 };
 
-Lease::Lease(fs::path folder, Holder me, LeaseOptions options)
+Lease::Lease(fs::path folder, LeaseHolder me, LeaseOptions options)
     : folder_(std::move(folder)),
       options_(std::move(options)),
       beat_s_(std::min(options_.timeout_s / 12, 5.0)) {
@@ -245,7 +245,6 @@ LeaseSight Lease::wait_until_free() const {
   auto still_since = Clock::now();
   double next_line_s = 0;
   for (;; std::this_thread::sleep_for(poll)) {
-    options_.stop.check();
     LeaseSight sight = look_at_lease(folder_);
     if (sight.epoch == 0) return sight;
     const Standing standing = sight.record ? judge(*sight.record, mine_.holder) : Standing::unknown;
@@ -255,6 +254,7 @@ LeaseSight Lease::wait_until_free() const {
                standing == Standing::dead ? "is dead" : "was this job before its requeue");
       return sight;
     }
+    options_.stop.check();
     if (sight.record) {
       const bool beats = known && known->epoch == sight.epoch && known != sight.record;
       if (beats) {

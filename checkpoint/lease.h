@@ -29,6 +29,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -61,7 +62,7 @@ class Lease {
 
   /// Takes the folder, which exists. Refused, after at most one heartbeat of its holder, if another
   /// run lives in it; waits up to timeout_s where that is not known, and says so.
-  Lease(std::filesystem::path folder, Holder me, LeaseOptions options);
+  Lease(std::filesystem::path folder, LeaseHolder me, LeaseOptions options);
   /// Leaves the folder in order, unless it is lost.
   ~Lease();
   Lease(const Lease&) = delete;

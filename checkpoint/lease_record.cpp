@@ -72,7 +72,7 @@ std::string printable(std::string text) {
 }
 
 json to_json(const LeaseRecord& record) {
-  const Holder& holder = record.holder;
+  const LeaseHolder& holder = record.holder;
   return {{"format", kFormat},
           {"version", kVersion},
           {"epoch", record.epoch},
@@ -144,7 +144,7 @@ std::int64_t count_in(const dist::Environment& environment, const char* name) {
 
 }  // namespace
 
-std::string Holder::to_text() const {
+std::string LeaseHolder::to_text() const {
   std::string text = fmt::format("host {}, pid {}", host, pid);
   if (!job.empty()) text += fmt::format(", Slurm job {} (restart {})", job, restart);
   return text + fmt::format(", {} rank{}", world, world == 1 ? "" : "s");
@@ -163,8 +163,8 @@ std::string time_text_now() {
   return text;
 }
 
-Holder this_process(int world, const dist::Environment& environment) {
-  Holder holder;
+LeaseHolder this_process(int world, const dist::Environment& environment) {
+  LeaseHolder holder;
   holder.host = printable(dist::host_name());
   holder.boot_id = printable(first_line("/proc/sys/kernel/random/boot_id"));
   holder.pid_space = printable(link_target("/proc/self/ns/pid"));
@@ -226,9 +226,9 @@ std::optional<std::int64_t> start_of_process(std::int64_t pid) {
   return there ? std::optional<std::int64_t>(-1) : std::nullopt;
 }
 
-Standing judge(const LeaseRecord& record, const Holder& me, const ProcessLook& look) {
+Standing judge(const LeaseRecord& record, const LeaseHolder& me, const ProcessLook& look) {
   if (record.ended) return Standing::ended;
-  const Holder& holder = record.holder;
+  const LeaseHolder& holder = record.holder;
   const bool same_system =
       holder.host == me.host && holder.boot_id == me.boot_id && holder.pid_space == me.pid_space;
   if (same_system && !me.boot_id.empty() && !me.pid_space.empty()) {

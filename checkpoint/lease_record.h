@@ -1,7 +1,7 @@
 // What stands in a lease (lease.h): which process holds a run directory, since when, and its last
 // heartbeat; and what another process can know of it.
 //
-//   const Holder me = this_process(world.size());
+//   const LeaseHolder me = this_process(world.size());
 //   const LeaseRecord record = parse_lease(text, "runs/cats/lease.json");
 //   if (judge(record, me) == Standing::dead) ...
 //
@@ -18,7 +18,7 @@
 namespace trestle::checkpoint {
 
 /// A process that holds a run directory or would like to.
-struct Holder {
+struct LeaseHolder {
   std::string host;
   std::string boot_id;    ///< of the running kernel: two machines may have one name
   std::string pid_space;  ///< in which the pid counts: containers have their own
@@ -28,16 +28,17 @@ struct Holder {
   std::int64_t restart = 0;        ///< how often Slurm has requeued the job
   int world = 1;                   ///< ranks
 
-  bool operator==(const Holder&) const = default;
+  bool operator==(const LeaseHolder&) const = default;
   /// "host n1, pid 4242, Slurm job 17 (restart 2), 4 ranks".
   std::string to_text() const;
 };
 
-Holder this_process(int world, const dist::Environment& environment = dist::process_environment);
+LeaseHolder this_process(int world,
+                         const dist::Environment& environment = dist::process_environment);
 
 struct LeaseRecord {
   std::int64_t epoch = 0;  ///< how many holders the directory has had, this one included
-  Holder holder;
+  LeaseHolder holder;
   std::string taken, beaten;  ///< wall-clock times of the holder's host, for people
   std::int64_t beats = 0;
   bool ended = false;  ///< the holder has left in order
@@ -66,7 +67,7 @@ enum class Standing {
 using ProcessLook = std::function<std::optional<std::int64_t>(std::int64_t pid)>;
 std::optional<std::int64_t> start_of_process(std::int64_t pid);
 
-Standing judge(const LeaseRecord& record, const Holder& me,
+Standing judge(const LeaseRecord& record, const LeaseHolder& me,
                const ProcessLook& look = start_of_process);
 
 /// "2026-03-01 12:00:00 UTC".

@@ -123,6 +123,7 @@ void seal(const fs::path& temporary, const fs::path& checkpoint,
 
   write_file_durable(temporary / kManifestName, to_text(manifest), ExitCode::checkpoint);
   fsync_directory(temporary, ExitCode::checkpoint);
+  if (request.before_publish) request.before_publish();
   publish(temporary, checkpoint);
   try {
     write_file_atomic(request.folder / "latest", checkpoint.filename().string() + "\n",

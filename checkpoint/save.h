@@ -17,6 +17,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -29,6 +30,8 @@ struct SaveRequest {
   std::string recipe_hash;
   std::optional<TopologyRecord> topology = std::nullopt;
   std::int64_t epoch = 0;  ///< how often the run directory has had another holder; 0: nobody counts
+  /// Called by rank 0 right before the checkpoint gets its name; what it throws ends the save.
+  std::function<void()> before_publish = {};
   /// This rank's fellows, which hold the same tensors and share the writing of them; null: all.
   const dist::Communicator* holders = nullptr;
 };

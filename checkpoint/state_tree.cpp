@@ -44,6 +44,14 @@ void Scope::number(std::string_view name, std::int64_t& number) { value(name, nu
 void Scope::number(std::string_view name, double& number) { value(name, number); }
 void Scope::text(std::string_view name, std::string& text) { value(name, text); }
 
+void Scope::optional_number(std::string_view name, std::int64_t& number) {
+  const std::string full = full_name(name);
+  if (loading() && !visit_->stored_->contains(full))
+    visit_->tree.values.emplace(full, number);
+  else
+    value(name, number);
+}
+
 template <class T>
 void Scope::value(std::string_view name, T& value) {
   const std::string full = full_name(name);

@@ -57,6 +57,8 @@ class Scope {
              std::uint64_t begin);
   void number(std::string_view name, std::int64_t& value);
   void number(std::string_view name, double& value);
+  /// One that older checkpoints do not have: loading these leaves it as it is.
+  void optional_number(std::string_view name, std::int64_t& value);
   void text(std::string_view name, std::string& value);
 
   Scope child(std::string_view prefix) const;

@@ -13,6 +13,15 @@ void RunOptions::describe(configs::Fields& f) {
           {.help = "name of the run directory; empty: the recipe's file name", .may_change = true});
   f.field("seed", seed,
           {.help = "seed of the initial weights, the data order and all noise", .min = 0});
+  f.field(
+      "lease_timeout_s", lease_timeout_s,
+      {.help = "a run elsewhere that has shown no heartbeat in the run directory for so long is "
+               "taken for dead, and a new start takes over; longer than its file system ever "
+               "hangs (one that is seen to be dead, or is this job before a requeue, is not "
+               "waited for)",
+       .unit = "s",
+       .min = 1,
+       .may_change = true});
 }
 
 void TrainOptions::describe(configs::Fields& f) {

@@ -14,6 +14,7 @@ struct RunOptions {  // [run]
   std::string task;
   std::string name;
   std::int64_t seed = 0;
+  double lease_timeout_s = 60;
   void describe(configs::Fields& fields);
 };
 

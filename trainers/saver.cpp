@@ -16,6 +16,11 @@ Saver::Saver(const dist::Mesh& mesh, std::filesystem::path folder, std::string r
       recipe_hash_(digest_128(recipe_toml_)),
       topology_(std::move(topology)) {}
 
+void Saver::fence(std::int64_t epoch, std::function<void()> before_publish) {
+  epoch_ = epoch;
+  before_publish_ = std::move(before_publish);
+}
+
 void Saver::found(std::filesystem::path checkpoint, std::int64_t step) {
   newest_ = std::move(checkpoint);
   newest_step_ = step;
@@ -30,6 +35,8 @@ void Saver::save(const checkpoint::Visitor& state, std::int64_t step, SaveKind k
                             .recipe_toml = recipe_toml_,
                             .recipe_hash = recipe_hash_,
                             .topology = topology_,
+                            .epoch = epoch_,
+                            .before_publish = before_publish_,
                             .holders = &mesh_.data()}),
           step);
     failures_in_a_row_ = 0;

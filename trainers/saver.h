@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 
 namespace trestle::trainers {
@@ -25,6 +26,10 @@ class Saver {
   /// `resolved_recipe` and `topology` go into every checkpoint. The mesh outlives the saver.
   Saver(const dist::Mesh& mesh, std::filesystem::path folder, std::string resolved_recipe,
         checkpoint::TopologyRecord topology);
+
+  /// Every checkpoint from now on is of this epoch (checkpoint/lease.h), and rank 0 asks
+  /// `before_publish` right before it gets its name; what that throws ends the save.
+  void fence(std::int64_t epoch, std::function<void()> before_publish);
 
   /// Writes the state unless its step is saved already. Throws AgreedError(checkpoint) after two
   /// failures in a row, and at a failed last save.
@@ -43,6 +48,8 @@ class Saver {
   std::filesystem::path newest_;
   std::int64_t newest_step_ = -1;
   int failures_in_a_row_ = 0;
+  std::int64_t epoch_ = 0;
+  std::function<void()> before_publish_;
 };
 
 }  // namespace trestle::trainers

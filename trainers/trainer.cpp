@@ -101,9 +101,25 @@ Trainer::Trainer(const configs::Recipe& recipe, const dist::Communicator& world,
 
 Outcome Trainer::run() {
   world_.agreed([&] {
-    if (!world_.is_root()) return;
-    directory_.create();
-    checkpoint::remove_leftovers(directory_.checkpoints());
+    if (world_.is_root()) directory_.create();
+  });
+  hold_ = settings_.hold;
+  if (!hold_) hold_ = &own_hold_.emplace(world_, directory_, run_, settings_.stop);
+  saver_.fence(hold_->epoch(), [this] { hold_->require(); });
+  const auto& step = assembly_.counters.step;
+  try {
+    const Outcome outcome = run_held();
+    hold_->ended(outcome == Outcome::complete ? ExitCode::done : ExitCode::preempted, step, "");
+    return outcome;
+  } catch (const Error& error) {
+    hold_->ended(error.code(), step, error.what());
+    throw;
+  }
+}
+
+Outcome Trainer::run_held() {
+  world_.agreed([&] {
+    if (world_.is_root()) checkpoint::remove_leftovers(directory_.checkpoints());
   });
   resume();
 
@@ -117,11 +133,13 @@ Outcome Trainer::run() {
   world_.agreed([&] {
     if (!world_.is_root()) return;
     write_file_atomic(directory_.resolved_recipe(), resolved_, ExitCode::environment);
+    hold_->began(saver_.newest().empty() ? -1 : assembly_.counters.step);
     directory_.rewind_metrics(assembly_.counters.step);
   });
   world_.agreed([&] {
     if (world_.is_root()) {
-      recorder_.emplace(directory_, assembly_.counters.step, train_.steps, log_);
+      recorder_.emplace(directory_, assembly_.counters.step, train_.steps, hold_->epoch() - 1,
+                        log_);
     }
   });
   try {
@@ -194,6 +212,7 @@ void Trainer::train() {
     const double waited_before = dist::waited_s();
     double data_wait_s = 0;
     const auto next_batch = [&] {
+      hold_->check();
       const auto wait_started = Clock::now();
       // Who cannot read on must not leave the others waiting inside their losses.
       data::Batch batch = assembly_.task->exchanges()

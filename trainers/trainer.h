@@ -19,6 +19,7 @@
 #include "trainers/optim/schedule.h"
 #include "trainers/options.h"
 #include "trainers/paranoid.h"
+#include "trainers/run_hold.h"
 #include "trainers/saver.h"
 #include "trainers/state.h"
 #include "trainers/summation.h"
@@ -61,6 +62,7 @@ enum class ChangedRecipe { refuse, accept };
 struct TrainerSettings {
   ChangedRecipe changed_recipe = ChangedRecipe::refuse;
   StopToken stop = {};
+  RunHold* hold = nullptr;             ///< of the directory; null: the trainer takes it itself
   dist::FlightRing* flight = nullptr;  ///< is told the phases; null: nobody watches
   std::vector<Fault> faults = {};
   /// By rank, in place of the machines' names: for tests of several hosts on one.
@@ -80,6 +82,7 @@ class Trainer {
   Outcome run();
 
  private:
+  Outcome run_held();
   void resume();
   /// Throws unless what the directory or checkpoint was made with decides the same result.
   void require_same_recipe(const std::string& resolved_before, const std::string& holder,
@@ -117,6 +120,9 @@ class Trainer {
   std::unique_ptr<Exchange> exchange_;
   std::optional<Paranoid> paranoid_;
   FaultInjection faults_;
+  /// Before the saver, so that nothing is saved after the directory was let go.
+  std::optional<RunHold> own_hold_;
+  RunHold* hold_ = nullptr;
   Saver saver_;
   std::optional<Recorder> recorder_;  ///< rank 0's
   /// The last member: its threads are joined before anything that they read from goes, and after

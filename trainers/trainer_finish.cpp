@@ -41,6 +41,7 @@ bool Trainer::grid_is_missing() const {
 
 void Trainer::make_grid() {
   const dist::PhaseScope drawing(settings_.flight, dist::Phase::pictures);
+  world_.agreed([&] { hold_->check(); });
   const Engine::Averaged averaged(assembly_.engine, sample_.weights);
   const auto file = directory_.sample(assembly_.counters.step);
   try {
@@ -73,6 +74,7 @@ void Trainer::finish() {
                        .draws = draws_,
                        .advance =
                            [&](std::int64_t items) {
+                             hold_->check();
                              done += items;
                              if (progress) progress->update(done, "");
                            },
@@ -83,6 +85,7 @@ void Trainer::finish() {
                                        : context.results);
   }
   world_.agreed([&] {
+    hold_->check();
     if (world_.is_root()) directory_.write_summary(summary);
   });
   log_info("summary ({}):", directory_.summary().string());

@@ -1,9 +1,12 @@
+#include "base/error.h"
 #include "base/log.h"
+#include "dist/binding.h"
 #include "launch/commands/command.h"
 #include "launch/signals.h"
 #include "launch/watch.h"
 #include "trainers/check_recipe.h"
 #include "trainers/fault_injection.h"
+#include "trainers/run_hold.h"
 #include "trainers/trainer.h"
 
 #include <CLI/CLI.hpp>
@@ -22,6 +25,20 @@ void say_how_to_stop() {
       "to stop: kill -USR2 {} (mpirun) saves and leaves, however long the save takes; after Ctrl-C "
       "or SIGTERM mpirun kills the ranks within 2 s",
       ::getppid());
+}
+
+/// Another run has the directory, and this one hangs where it cannot be told.
+void leave_at_once(const std::string& sentence) {
+  log_error("{}", sentence);
+  std::_Exit(static_cast<int>(ExitCode::environment));
+}
+
+/// The files go on from start to start.
+void open_log(const trainers::RunDirectory& directory, const dist::Communicator& world,
+              std::int64_t start) {
+  set_log_file(directory.log(world.rank()).string());
+  log_to_file(fmt::format("==== start {}: rank {} of {} on {}, pid {} ====", start, world.rank(),
+                          world.size(), dist::host_name(), ::getpid()));
 }
 
 }  // namespace
@@ -67,11 +84,12 @@ void add_train(CLI::App& app, Action& action) {
         const trainers::RunDirectory directory(run_dir->empty()
                                                    ? trainers::default_run_directory(loaded)
                                                    : std::filesystem::path(*run_dir));
-        world.agreed([&] {
-          directory.create();
-          set_log_file(directory.log(world.rank()).string());
-        });
-        watch.begin(loaded.section<trainers::WatchOptions>("dist"), directory);
+        world.agreed([&] { directory.create(); });
+        // Before anything in it changes: it may be another run's.
+        trainers::RunHold hold(world, directory, loaded.section<trainers::RunOptions>("run"), stop,
+                               leave_at_once);
+        world.agreed([&] { open_log(directory, world, hold.epoch()); });
+        watch.begin(loaded.section<trainers::WatchOptions>("dist"), directory, hold.epoch());
         const dist::PhaseScope starting(watch.ring(), dist::Phase::start_up);
         bind_threads(world, loaded.section<trainers::DistOptions>("dist").threads);
         say_how_to_stop();
@@ -79,6 +97,7 @@ void add_train(CLI::App& app, Action& action) {
             .changed_recipe =
                 *accept_changes ? trainers::ChangedRecipe::accept : trainers::ChangedRecipe::refuse,
             .stop = stop,
+            .hold = &hold,
             .flight = watch.ring(),
             .faults = faults};
         const auto outcome = trainers::Trainer(loaded, world, directory, settings).run();

@@ -32,13 +32,13 @@ LeaseOptions quick() {
   return {.timeout_s = kTimeout_s};
 }
 
-Holder me() {
+LeaseHolder me() {
   return this_process(2, [](const char*) { return std::nullopt; });
 }
 
 /// Somebody on a host that cannot be looked into.
-Holder stranger() {
-  Holder holder = me();
+LeaseHolder stranger() {
+  LeaseHolder holder = me();
   holder.host = "elsewhere";
   holder.boot_id = "another";
   return holder;
@@ -48,7 +48,7 @@ void leave(const fs::path& folder, const LeaseRecord& record) {
   std::ofstream(folder / Lease::kName) << to_text(record);
 }
 
-LeaseRecord record_of(const Holder& holder, std::int64_t epoch) {
+LeaseRecord record_of(const LeaseHolder& holder, std::int64_t epoch) {
   return {.epoch = epoch, .holder = holder, .taken = "then", .beaten = "then"};
 }
 
@@ -122,8 +122,8 @@ TEST(LeaseRecord, AFlippedBitIsDamage) {
 }
 
 TEST(LeaseRecord, AHolderIsDeadOnlyWhereThatCanBeSeen) {
-  const Holder here = me();
-  const auto standing = [&](Holder holder, std::optional<std::int64_t> seen) {
+  const LeaseHolder here = me();
+  const auto standing = [&](LeaseHolder holder, std::optional<std::int64_t> seen) {
     holder.started_ticks = 100;
     return judge(record_of(holder, 1), here, [seen](std::int64_t) { return seen; });
   };
@@ -131,7 +131,7 @@ TEST(LeaseRecord, AHolderIsDeadOnlyWhereThatCanBeSeen) {
   EXPECT_EQ(standing(here, 100), Standing::unknown);
   EXPECT_EQ(standing(here, 101), Standing::dead) << "the pid belongs to another process now";
   EXPECT_EQ(standing(here, -1), Standing::unknown) << "a process that hides is alive";
-  Holder other = here;
+  LeaseHolder other = here;
   other.host = "elsewhere";
   EXPECT_EQ(standing(other, std::nullopt), Standing::unknown);
   other = here;
@@ -143,11 +143,11 @@ TEST(LeaseRecord, AHolderIsDeadOnlyWhereThatCanBeSeen) {
 }
 
 TEST(LeaseRecord, AJobGivesWayToItsOwnRestartAndToNoOther) {
-  Holder here = me();
+  LeaseHolder here = me();
   here.job = "17";
   here.cluster = "big";
   here.restart = 2;
-  Holder before = stranger();
+  LeaseHolder before = stranger();
   const auto standing = [&](const std::string& job, const std::string& cluster,
                             std::int64_t restart) {
     before.job = job;
@@ -223,7 +223,7 @@ TEST(Lease, ASecondLiveRunIsRefusedAfterOneHeartbeat) {
   LeaseOptions options = quick();
   options.timeout_s = 6;  // heartbeats every 0.5 s
   Lease first(scratch.path(), me(), options);
-  Holder other = stranger();
+  LeaseHolder other = stranger();
   std::string said;
   const double took_s =
       seconds_of([&] { said = refusal([&] { Lease second(scratch.path(), other, options); }); });
@@ -264,7 +264,7 @@ TEST(Lease, ARequeuedJobTakesOverAtOnce) {
   LeaseRecord record = record_of(stranger(), 5);
   record.holder.job = "17";
   leave(scratch.path(), record);
-  Holder requeued = me();
+  LeaseHolder requeued = me();
   requeued.job = "17";
   requeued.restart = 1;
   LeaseOptions patient = quick();

@@ -22,8 +22,10 @@ std::int64_t resident_bytes() {
 }  // namespace
 
 Recorder::Recorder(const RunDirectory& directory, std::int64_t done, std::int64_t total,
-                   const LogOptions& options)
-    : progress_("train", "steps", done, total, options.every), metrics_(directory.metrics()) {
+                   std::int64_t restarts, const LogOptions& options)
+    : restarts_(restarts),
+      progress_("train", "steps", done, total, options.every),
+      metrics_(directory.metrics()) {
   if (options.tensorboard) events_.emplace(directory.root(), done);
 }
 
@@ -50,7 +52,8 @@ void Recorder::step(const StepRecord& record) {
         {"loss", record.loss},           {"lr", record.learning_rate},
         {"grad_norm", record.grad_norm}, {"samples_per_s", record.samples_per_s},
         {"step_ms", record.step_ms},     {"data_wait_ms", record.data_wait_ms},
-        {"rss_bytes", resident_bytes()}, {"bad_samples", record.bad_samples}};
+        {"rss_bytes", resident_bytes()}, {"bad_samples", record.bad_samples},
+        {"restarts", restarts_}};
     for (const auto& [key, value] : further) {
       TRESTLE_ASSERT(std::ranges::find(fields, key, &formats::JsonField::key) == fields.end(),
                      "a metric is called {}, as what stands in every line is", key);

@@ -38,9 +38,10 @@ struct StepRecord {
 
 class Recorder {
  public:
-  /// Steps `done` of `total` are behind. Throws Error(environment) where files cannot be made.
+  /// Steps `done` of `total` are behind, in `restarts` earlier starts and this one. Throws
+  /// Error(environment) where files cannot be made.
   Recorder(const RunDirectory& directory, std::int64_t done, std::int64_t total,
-           const LogOptions& options);
+           std::int64_t restarts, const LogOptions& options);
 
   void step(const StepRecord& record);
   /// The grid after `done` steps.
@@ -52,6 +53,7 @@ class Recorder {
   /// Runs `write`; what it cannot write is said once and left out.
   void observe(const std::function<void()>& write);
 
+  std::int64_t restarts_;
   Progress progress_;
   formats::JsonlWriter metrics_;
   std::optional<Events> events_;

@@ -2,6 +2,7 @@
 //   recipe.resolved.toml  metrics.jsonl  summary.json  logs/rank-00000.log
 //   samples/step-00000100.png  checkpoints/step-00000100/
 //   verdict.json  logs/flight-00000.jsonl     (after a rank was lost or stuck)
+//   lease.json  restarts.jsonl                (who holds the directory, and who has)
 // LOCAL. THREADS: any.
 #pragma once
 #include <cstdint>
@@ -24,6 +25,7 @@ class RunDirectory {
   std::filesystem::path summary() const { return root_ / "summary.json"; }
   std::filesystem::path checkpoints() const { return root_ / "checkpoints"; }
   std::filesystem::path verdict() const { return root_ / "verdict.json"; }
+  std::filesystem::path restarts() const { return root_ / "restarts.jsonl"; }
   std::filesystem::path log(int rank) const;
   std::filesystem::path flight(int rank) const;
   std::filesystem::path sample(std::int64_t step) const;
