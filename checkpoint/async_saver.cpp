@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "checkpoint/save_step.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace trestle::checkpoint {
@@ -51,6 +52,7 @@ void AsyncSaver::begin(StateTree tree, const SaveRequest& request) {
   const Holder holder = request.holders ? Holder{request.holders->rank(), request.holders->size()}
                                         : Holder{options_.rank, options_.world};
   const ShardOwner owner{.rank = options_.rank, .world = options_.world, .holder = holder};
+  const bool some_unstaged = std::ranges::count(tree.tensors, kUnstaged, &StateEntry::stage) > 0;
   shard_ = std::make_shared<ShardSave>(
       std::move(tree), ShardRequest{.folder = temporary_, .step = request.step, .owner = owner},
       tools_);
@@ -58,7 +60,7 @@ void AsyncSaver::begin(StateTree tree, const SaveRequest& request) {
   thread_.add([shard = shard_] { shard->run(); });
   at_step(SaveStep::begun, request.step);
   count_wait(started);
-  wait(kUnstaged);
+  if (some_unstaged) wait(kUnstaged);
 }
 
 void AsyncSaver::wait(std::optional<Stage> stage) {
