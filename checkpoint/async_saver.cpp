@@ -1,6 +1,7 @@
 #include "checkpoint/async_saver.h"
 
 #include "base/error.h"
+#include "checkpoint/find.h"
 #include "checkpoint/save_step.h"
 
 #include <utility>
@@ -47,7 +48,7 @@ void AsyncSaver::begin(StateTree tree, const SaveRequest& request) {
   reported_ = has_result_ = false;
   result_ = {};
   result_.step = request.step;
-  result_.checkpoint = request.folder / fmt::format("step-{:08}", request.step);
+  result_.checkpoint = request.folder / name_of_step(request.step);
   const Holder holder = request.holders ? Holder{request.holders->rank(), request.holders->size()}
                                         : Holder{options_.rank, options_.world};
   const ShardOwner owner{.rank = options_.rank, .world = options_.world, .holder = holder};
@@ -141,6 +142,7 @@ void AsyncSaver::start_sealing() {
   if (options_.rank != 0) return;
   SealRequest request{.temporary = temporary_,
                       .checkpoint = result_.checkpoint,
+                      .index = request_.index,
                       .header = {},
                       .before_publish = request_.before_publish,
                       .after_publish = request_.after_publish};

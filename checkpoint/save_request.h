@@ -17,6 +17,7 @@ struct SaveRequest {
   std::string recipe_toml;  ///< resolved
   std::string recipe_hash;
   std::optional<TopologyRecord> topology = std::nullopt;
+  bool index = false;      ///< with index.h5 (index_file.h)
   std::int64_t epoch = 0;  ///< how often the run directory has had another holder; 0: nobody counts
   /// This rank's fellows, which hold the same tensors and share the writing of them; null: all.
   const dist::Communicator* holders = nullptr;

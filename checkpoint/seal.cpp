@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "checkpoint/index_file.h"
 #include "checkpoint/save_step.h"
 #include "checkpoint/shard_part.h"
 #include "formats/hdf5.h"
@@ -97,6 +98,7 @@ double Seal::write_manifest() {
   manifest.versions = {
       {"trestle", TRESTLE_VERSION}, {"torch", TORCH_VERSION}, {"hdf5", formats::hdf5_version()}};
   require_whole(manifest, request_.checkpoint.string());
+  if (request_.index) write_index(request_.temporary, manifest);
   std::uint64_t bytes = 0;
   for (const FileRecord& file : manifest.files) bytes += file.bytes;
   at_step(SaveStep::parts_read, step);

@@ -21,7 +21,8 @@ namespace trestle::checkpoint {
 
 struct SealRequest {
   std::filesystem::path temporary, checkpoint;
-  Manifest header;  ///< of the whole checkpoint: all but values, files and tensors
+  bool index = false;  ///< with index.h5
+  Manifest header;     ///< of the whole checkpoint: all but values, files and tensors
   std::function<void()> before_publish = {}, after_publish = {};  ///< as SaveRequest has them
 };
 

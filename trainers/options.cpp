@@ -153,6 +153,22 @@ void CheckpointOptions::describe(configs::Fields& f) {
            .unit = "s",
            .above = 0,
            .may_change = true});
+  f.field("keep_last", keep_last,
+          {.help = "the newest so many checkpoints stay; older ones are deleted once a new one is "
+                   "complete. 0: all stay",
+           .unit = "checkpoints",
+           .min = 0,
+           .may_change = true});
+  f.field("keep_every", keep_every,
+          {.help = "checkpoints of every so many steps stay, too; 0: none besides keep_last",
+           .unit = "steps",
+           .min = 0,
+           .may_change = true});
+  f.field(
+      "index", index,
+      {.help = "write index.h5 into each checkpoint: every tensor whole, for h5py. Trestle does "
+               "not read it",
+       .may_change = true});
 }
 
 void SampleOptions::describe(configs::Fields& f) {

@@ -55,6 +55,9 @@ struct CheckpointOptions {  // [checkpoint]
   bool async = true;
   std::int64_t staging_bytes = 0;
   double timeout_s = 1200;
+  std::int64_t keep_last = 3;
+  std::int64_t keep_every = 0;
+  bool index = false;
   void describe(configs::Fields& fields);
 };
 

@@ -3,6 +3,8 @@
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "checkpoint/find.h"
+#include "checkpoint/retention.h"
 #include "checkpoint/save.h"
 
 #include <algorithm>
@@ -17,6 +19,7 @@ Saver::Saver(const dist::Mesh& mesh, SaverSettings settings)
                .recipe_toml = settings_.resolved_recipe,
                .recipe_hash = digest_128(settings_.resolved_recipe),
                .topology = settings_.topology,
+               .index = settings_.options.index,
                .holders = &mesh.data()},
       collectives_(dist::make_collectives(mesh.world(), "saving")),
       saver_({.rank = mesh.world().rank(),
@@ -30,7 +33,7 @@ void Saver::publish_as(std::int64_t epoch, std::function<void()> before_publish,
                        std::function<void()> after_publish) {
   request_.epoch = epoch;
   request_.before_publish = std::move(before_publish);
-  request_.after_publish = std::move(after_publish);
+  after_publish_ = std::move(after_publish);
 }
 
 void Saver::found(std::filesystem::path checkpoint, std::int64_t step) {
@@ -56,6 +59,13 @@ void Saver::save(const checkpoint::Visitor& state, std::int64_t step, SaveKind k
   conclude(SaveKind::periodic, kind == SaveKind::last ? Failures::are_said : Failures::end_the_run);
   if (newest_step_ == step) return;
   request_.step = step;
+  request_.after_publish =
+      [theirs = after_publish_, folder = settings_.folder, step,
+       policy = checkpoint::RetentionPolicy{.keep_last = settings_.options.keep_last,
+                                            .keep_every = settings_.options.keep_every}] {
+        checkpoint::retain(folder, policy, folder / checkpoint::name_of_step(step));
+        if (theirs) theirs();
+      };
   saver_.begin(checkpoint::collect(state), request_);
   if (kind == SaveKind::periodic && settings_.options.async) return;
   wait_for_save();

@@ -44,7 +44,7 @@ class Saver {
   Saver(const dist::Mesh& mesh, SaverSettings settings);
 
   /// LOCAL. Who holds the run directory, and on rank 0 what the save thread asks right before it
-  /// gives a checkpoint its name, and does after that.
+  /// gives a checkpoint its name, and does after that and after old checkpoints have gone.
   void publish_as(std::int64_t epoch, std::function<void()> before_publish,
                   std::function<void()> after_publish);
 
@@ -81,6 +81,7 @@ class Saver {
   const dist::Mesh& mesh_;
   SaverSettings settings_;
   checkpoint::SaveRequest request_;
+  std::function<void()> after_publish_;
   std::unique_ptr<dist::Collectives> collectives_;
   checkpoint::AsyncSaver saver_;
   std::filesystem::path newest_;

@@ -49,6 +49,8 @@ SPECIAL: dict[str, tuple[object, list[str]]] = {
     "dist.wire_dtype": ("bf16", []),
     "dist.verify_every": (1, []),
     "checkpoint.timeout_s": (1e-6, []),
+    "checkpoint.keep_last": (1, []),
+    "checkpoint.keep_every": (2, ["checkpoint.keep_last=1"]),
 }
 
 # What these refuse is found by training.
