@@ -178,7 +178,7 @@ class Signals(unittest.TestCase):
         for number in (signal.SIGUSR2, signal.SIGTERM):  # watched until the recipe was read
             run.ranks()[1].send_signal(number)
         run.wait_for_steps(run.steps() + 20)
-        run.ranks()[1].send_signal(signal.SIGXCPU)
+        run.ranks()[0].send_signal(signal.SIGXCPU)  # the rank that tells
         self.expect_stopped_and_saved(run)
         self.assertIn("stopped by SIGXCPU", run.said())
 
