@@ -13,6 +13,15 @@ void RunOptions::describe(configs::Fields& f) {
           {.help = "name of the run directory; empty: the recipe's file name", .may_change = true});
   f.field("seed", seed,
           {.help = "seed of the initial weights, the data order and all noise", .min = 0});
+  f.field(
+      "lease_timeout_s", lease_timeout_s,
+      {.help = "a run elsewhere that has shown no heartbeat in the run directory for so long is "
+               "taken for dead, and a new start takes over; longer than its file system ever "
+               "hangs (one that is seen to be dead, or is this job before a requeue, is not "
+               "waited for)",
+       .unit = "s",
+       .min = 1,
+       .may_change = true});
 }
 
 void TrainOptions::describe(configs::Fields& f) {
@@ -149,6 +158,41 @@ void CheckpointOptions::describe(configs::Fields& f) {
       {.help = "steps between checkpoints (one is always written at the end); 0: only at the end",
        .unit = "steps",
        .min = 0,
+       .may_change = true});
+  f.field("async", async,
+          {.help = "write checkpoints while the training goes on; without it every save is waited "
+                   "for. The last one always is",
+           .may_change = true});
+  f.field(
+      "staging_bytes", staging_bytes,
+      {.help = "memory that a rank copies its state to before it is written, in whole blocks of "
+               "4 MiB; 0: as much as its state has. With less, an update may have to wait for "
+               "the file system",
+       .unit = "bytes",
+       .min = 0,
+       .may_change = true});
+  f.field("timeout_s", timeout_s,
+          {.help = "a rank's shard that is not on disk by then fails the save, and so does a "
+                   "checkpoint that is not complete so long after its shards; shorter than "
+                   "dist.checkpoint_timeout_s",
+           .unit = "s",
+           .above = 0,
+           .may_change = true});
+  f.field("keep_last", keep_last,
+          {.help = "the newest so many checkpoints stay; older ones are deleted once a new one is "
+                   "complete. 0: all stay",
+           .unit = "checkpoints",
+           .min = 0,
+           .may_change = true});
+  f.field("keep_every", keep_every,
+          {.help = "checkpoints of every so many steps stay, too; 0: none besides keep_last",
+           .unit = "steps",
+           .min = 0,
+           .may_change = true});
+  f.field(
+      "index", index,
+      {.help = "write index.h5 into each checkpoint: every tensor whole, for h5py. Trestle does "
+               "not read it",
        .may_change = true});
 }
 

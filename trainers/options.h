@@ -15,6 +15,7 @@ struct RunOptions {  // [run]
   std::string task;
   std::string name;
   std::int64_t seed = 0;
+  double lease_timeout_s = 60;
   void describe(configs::Fields& fields);
 };
 
@@ -59,6 +60,12 @@ struct WatchOptions {  // [dist]: who notices that a rank is lost, stuck or slow
 
 struct CheckpointOptions {  // [checkpoint]
   std::int64_t every = 1000;
+  bool async = true;
+  std::int64_t staging_bytes = 0;
+  double timeout_s = 1200;
+  std::int64_t keep_last = 3;
+  std::int64_t keep_every = 0;
+  bool index = false;
   void describe(configs::Fields& fields);
 };
 

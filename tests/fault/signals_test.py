@@ -35,10 +35,6 @@ source {trestle.ROOT}/launch/common.sh
 run_ranks 2 "$@"
 """
 
-# A rank in a shell that only waits for it and writes down how it ended.
-WITNESS = 'trap "" INT TERM USR2 CONT; "$@"; echo $? >"$ENDED/$OMPI_COMM_WORLD_RANK"'
-
-
 class Run(trestle.Training):
     """Saves nothing before it is over or told to stop."""
 
@@ -118,7 +114,7 @@ class Signals(unittest.TestCase):
                 ended = self.scratch / f"ended-{number.name}"
                 ended.mkdir()
                 run = Run(self.scratch / f"mpirun-{number.name}", self.data,
-                          launcher=(*MPIRUN, "sh", "-c", WITNESS, "witness"),
+                          launcher=(*MPIRUN, *trestle.WITNESS),
                           # mpirun's patience, so that a busy machine is not what is tested.
                           environment={"ENDED": str(ended),
                                        "OMPI_MCA_odls_base_sigkill_timeout": "5"})

@@ -52,16 +52,21 @@ SPECIAL: dict[str, tuple[object, list[str]]] = {
     "train.stop_before_end_s": (7200, ["train.steps=2000"]),
     "dist.wire_dtype": ("bf16", []),
     "dist.verify_every": (1, []),
+    "checkpoint.timeout_s": (1e-6, []),
+    "checkpoint.keep_last": (1, []),
+    "checkpoint.keep_every": (2, ["checkpoint.keep_last=1"]),
 }
 
 # What these refuse is found by training.
-ENDS_RUN = {"train.on_nonfinite": 6, "train.max_skips": 6, "train.stop_before_end_s": 75}
+ENDS_RUN = {"train.on_nonfinite": 6, "train.max_skips": 6, "train.stop_before_end_s": 75,
+            "checkpoint.timeout_s": 5}
 
 # What counts in a Slurm job only: the run and the one that it is compared with are in one.
 IN_SLURM = ("train.stop_before_end_s",)
 
 # Lines and fields that hold times or places, which differ between equal runs.
-VOLATILE_METRICS = ("samples_per_s", "step_ms", "data_wait_ms", "rss_bytes", "wall_s")
+VOLATILE_METRICS = ("samples_per_s", "step_ms", "data_wait_ms", "checkpoint_wait_ms", "rss_bytes",
+                    "wall_s")
 
 
 def changed_value(option: dict) -> str:
@@ -140,8 +145,10 @@ class Runner:
     @staticmethod
     def stable_lines(text: str) -> str:
         text = re.sub(r"\d+(\.\d+)? samples/s|\d+:\d\d left|\? left", "", text)
+        text = re.sub(r"(saved step \d+:|still was:) .*", r"\1", text)
         return "\n".join(line for line in text.splitlines()
-                         if not re.search(r"wall_s|samples_per_s|recipe differs", line))
+                         if not re.search(r"wall_s|samples_per_s|checkpoint_wait|recipe differs",
+                                          line))
 
 
 def main() -> int:
