@@ -33,10 +33,12 @@ class Numbers:
         return statistics.median(self.all(word, key))
 
     def grown_bytes(self, word: str) -> float | None:
-        """The most memory that it took, in the round before the first too: then it is new."""
-        if "grown_bytes" not in self.warm_up[word]:
-            return None
-        return max(self.warm_up[word]["grown_bytes"], *self.all(word, "grown_bytes"))
+        """The most memory that it took, in the round before the first too: then it is new. Trestle
+        keeps for all of its saves what the first one took."""
+        words = ("save", "async", "bare_async") if word in ("async", "bare_async") else (word,)
+        grown = [r[w]["grown_bytes"] for r in (self.warm_up, *self.rounds) for w in words
+                 if "grown_bytes" in r[w]]  # fmt: skip
+        return max(grown, default=None)
 
     def ratios(self, of: Callable[[dict], float], over: Callable[[dict], float]) -> list[float]:
         return [of(r) / over(r) for r in self.rounds]
@@ -96,8 +98,8 @@ def goal_rows(n: Numbers, result: dict) -> list[str]:
     at_least("save: faster than DCP's", n.faster("save", "save_s", "dcp_save"), GOALS["faster"])
     at_least("asynchronous save: training waits less than with DCP's",
              n.faster("async", "waited_s", "dcp_async", "dcp_cached"), GOALS["faster"])  # fmt: skip
-    at_least("and it is on disk sooner", n.faster("async", "saved_s", "dcp_async", "dcp_cached"),
-             GOALS["faster"])  # fmt: skip
+    at_least("and is known to be on disk sooner",
+             n.faster("async", "saved_s", "dcp_async", "dcp_cached"), GOALS["faster"])  # fmt: skip
     at_least("load: faster than DCP's, cold", n.faster("load", "load_s", "dcp_load"),
              GOALS["faster"])  # fmt: skip
     limit = result["staging_bytes"] + SLACK_BYTES
@@ -171,7 +173,8 @@ def page(result: dict) -> str:
         "stand for forward and backward, and an update of all the state in place; a save begins "
         "before the first. Waited: until training may change the state. Longer: what the steps "
         "took more than without a save, which on as many ranks as cores is also what the writing "
-        "thread computes.",
+        "thread computes. On disk: until a rank knows that all ranks' parts are; Trestle's ranks "
+        "tell each other once a step.",
         "",
         "A copy of the bytes within memory takes "
         f"{spread(n.all('copy', 'copy_s'), digits=3)} s; a step without a save "
