@@ -45,6 +45,8 @@ class FileReader {
 
   /// Fills `into` from `offset_bytes` on; a file that ends before that is an error.
   void read_exact(std::uint64_t offset_bytes, std::span<std::byte> into) const;
+  /// The same into several places, one after the other.
+  void read_exact(std::uint64_t offset_bytes, std::span<const std::span<std::byte>> into) const;
 
   /// Lets the kernel fetch these bytes already, and returns at once. Advice: it may do nothing.
   void will_read(std::uint64_t offset_bytes, std::uint64_t bytes) const;

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "checkpoint/epochs.h"
 #include "checkpoint/shard_reader.h"
 
 #include <algorithm>
@@ -70,6 +71,8 @@ fs::path rename_to_free_name(const fs::path& from, const fs::path& to) {
 
 }  // namespace
 
+std::string name_of_step(std::int64_t step) { return fmt::format("step-{:08}", step); }
+
 std::optional<std::int64_t> step_of(const fs::path& folder) {
   constexpr std::string_view kPrefix = "step-";
   const std::string name = folder.filename().string();
@@ -112,11 +115,12 @@ Manifest require_complete(const fs::path& checkpoint) {
   return manifest;
 }
 
-std::optional<fs::path> newest(const fs::path& folder, const Superseded& superseded) {
+std::optional<fs::path> newest(const fs::path& folder) {
+  const Epochs epochs = Epochs::read(folder);
   for (const Candidate& candidate : candidates(folder)) {
     try {
       const Manifest manifest = require_complete(candidate.path);
-      if (!superseded || !superseded(manifest.epoch, manifest.step)) return candidate.path;
+      if (!epochs.superseded(manifest.epoch, manifest.step)) return candidate.path;
       log_warn("{} is skipped: it was saved after the run had another holder",
                candidate.path.string());
     } catch (const DamageError& error) {

@@ -1,5 +1,5 @@
-// Which checkpoints a folder holds, and which of them is the newest that is complete. The names and
-// manifests decide; `latest` is for people.
+// Which checkpoints a folder holds, and which of them is the newest that is complete. The names,
+// the manifests and the folder's epochs.json (epochs.h) decide; `latest` is for people.
 //
 //   for (const Candidate& c : candidates(run / "checkpoints")) ...      // newest first
 //   if (auto found = newest(run / "checkpoints")) ...
@@ -11,12 +11,14 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace trestle::checkpoint {
 
+/// "step-00000100".
+std::string name_of_step(std::int64_t step);
 /// The step of a folder named "step-00000100"; nothing for other names ("step-00000100.damaged").
 std::optional<std::int64_t> step_of(const std::filesystem::path& folder);
 
@@ -29,18 +31,14 @@ struct Candidate {
 /// does not exist holds none; one that cannot be listed is an error of ExitCode::checkpoint.
 std::vector<Candidate> candidates(const std::filesystem::path& folder);
 
-/// Whether a checkpoint of that epoch and step must not be chosen, because it was written after the
-/// run directory had got another holder.
-using Superseded = std::function<bool(std::int64_t epoch, std::int64_t step)>;
-
 /// The manifest of a checkpoint whose manifest is whole and whose files, as far as they hold
 /// tensors, have the right sizes; their bytes are not read. Throws DamageError.
 Manifest require_complete(const std::filesystem::path& checkpoint);
 
 /// The complete checkpoint of the highest step. Damaged ones are skipped with a warning that says
-/// what is wrong, superseded ones with one that says so; what is no damage is thrown.
-std::optional<std::filesystem::path> newest(const std::filesystem::path& folder,
-                                            const Superseded& superseded = {});
+/// what is wrong, those that epochs.json calls superseded with one that says so; what is no damage
+/// is thrown.
+std::optional<std::filesystem::path> newest(const std::filesystem::path& folder);
 
 /// Folders of damaged checkpoints that set_aside() named.
 std::vector<std::filesystem::path> set_aside_in(const std::filesystem::path& folder);

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "checkpoint/epochs.h"
 #include "checkpoint/shard_reader.h"
 #include "checkpoint/tensor_bytes.h"
 
@@ -123,8 +124,12 @@ class Filling {
 }  // namespace
 
 LoadReport load(const fs::path& checkpoint, const Visitor& visitor, const LoadOptions& options) {
+  return load(checkpoint, read_manifest(checkpoint), visitor, options);
+}
+
+LoadReport load(const fs::path& checkpoint, const Manifest& manifest, const Visitor& visitor,
+                const LoadOptions& options) {
   const auto started = std::chrono::steady_clock::now();
-  const Manifest manifest = read_manifest(checkpoint);
   const Visit visit(visitor, &manifest.values);
   std::vector<std::string> differences = visit.differences;
   std::ranges::move(tensor_differences(visit, manifest, options.unnamed),
@@ -147,10 +152,9 @@ LoadReport load(const fs::path& checkpoint, const Visitor& visitor, const LoadOp
       .seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count()};
 }
 
-std::optional<fs::path> newest(const dist::Communicator& comm, const fs::path& folder,
-                               const Superseded& superseded) {
+std::optional<fs::path> newest(const dist::Communicator& comm, const fs::path& folder) {
   const std::string found = comm.agreed([&] {
-    const auto path = comm.is_root() ? newest(folder, superseded) : std::nullopt;
+    const auto path = comm.is_root() ? newest(folder) : std::nullopt;
     return path ? path->string() : std::string();
   });
   const std::string chosen = comm.broadcast_bytes(found, 0);
@@ -164,7 +168,10 @@ namespace {
 class Descent {
  public:
   Descent(fs::path folder, const FallbackOptions& options)
-      : folder_(std::move(folder)), options_(options), left_(candidates(folder_)) {}
+      : folder_(std::move(folder)),
+        options_(options),
+        epochs_(Epochs::read(folder_)),
+        left_(candidates(folder_)) {}
 
   /// The next one that looks complete; empty: there is none.
   std::string next() {
@@ -172,8 +179,7 @@ class Descent {
       const fs::path& path = left_[at_].path;
       try {
         const Manifest manifest = require_complete(path);
-        if (!options_.superseded || !options_.superseded(manifest.epoch, manifest.step))
-          return path.string();
+        if (!epochs_.superseded(manifest.epoch, manifest.step)) return path.string();
         log_warn("{} is passed over: it was saved after the run had another holder", path.string());
         ++at_;
       } catch (const DamageError& error) {
@@ -214,6 +220,7 @@ class Descent {
 
   fs::path folder_;
   const FallbackOptions& options_;
+  Epochs epochs_;
   std::vector<Candidate> left_;
   std::size_t at_ = 0, damaged_ = 0;
   std::string first_problem_;

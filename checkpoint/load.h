@@ -42,11 +42,13 @@ struct LoadReport {
 /// checked while reading: after a DamageError tensors may be partly overwritten.
 LoadReport load(const std::filesystem::path& checkpoint, const Visitor& visitor,
                 const LoadOptions& options = {});
+/// The same where its manifest has been read.
+LoadReport load(const std::filesystem::path& checkpoint, const Manifest& manifest,
+                const Visitor& visitor, const LoadOptions& options = {});
 
 /// COLLECTIVE. newest() of find.h as rank 0 sees it, the same on every rank.
 std::optional<std::filesystem::path> newest(const dist::Communicator& comm,
-                                            const std::filesystem::path& folder,
-                                            const Superseded& superseded = {});
+                                            const std::filesystem::path& folder);
 
 /// What becomes of a damaged checkpoint that is passed over.
 enum class Damaged {
@@ -55,13 +57,13 @@ enum class Damaged {
 };
 
 struct FallbackOptions {
-  Superseded superseded = {};  ///< asked on rank 0
   Damaged damaged = Damaged::set_aside;
   std::string way_out = {};  ///< what else can be done when none is whole: a sentence
 };
 
 /// COLLECTIVE. Calls `attempt`, LOCAL, with the newest checkpoint; where a rank finds damage (a
-/// DamageError), every rank goes back to the one before, loudly, and so on. Returns the one that
+/// DamageError), every rank goes back to the one before, loudly, and so on; superseded ones
+/// (epochs.h) are passed over. Returns the one that
 /// every rank has loaded whole; nothing where the folder has never held a checkpoint. What is no
 /// damage ends it with the error of all ranks, and nothing is renamed then. If all are damaged, now
 /// or earlier, that is an error, and what was loaded in part must not be used.

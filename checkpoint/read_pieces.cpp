@@ -10,6 +10,8 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <tuple>
+#include <vector>
 
 namespace trestle::checkpoint {
 namespace {
@@ -44,7 +46,8 @@ std::vector<Part> parts_of(const Manifest& manifest, std::span<const PieceRead> 
       at += bytes;
     }
   }
-  std::ranges::stable_sort(parts, {}, [](const Part& p) { return std::pair(p.file, p.block); });
+  std::ranges::sort(parts, {},
+                    [](const Part& p) { return std::tuple(p.file, p.block, p.in_block, p.piece); });
   return parts;
 }
 
@@ -123,38 +126,54 @@ class Reading {
   }
 
   void read(const FileReader& file, const Run& run, std::span<std::byte> buffer) {
+    std::vector<std::span<std::byte>> places;
     const FileRecord& record = manifest_.files[run.file()];
     for (std::size_t begin = 0; begin < run.parts.size();) {
       const std::size_t block = run.parts[begin].block;
       std::size_t end = begin;
       while (end < run.parts.size() && run.parts[end].block == block) ++end;
       const std::uint64_t bytes = record.block_end(block) - record.block_begin(block);
-      read_block_into(file, run.parts.subspan(begin, end - begin), buffer.first(bytes));
+      read_block_into(file, run.parts.subspan(begin, end - begin), buffer.first(bytes), places);
       begin = end;
     }
   }
 
-  /// Reads one block, in place where a piece has memory for all of it.
+  /// Reads one block: what pieces have memory for right there, the rest into the buffer.
   void read_block_into(const FileReader& file, std::span<const Part> parts,
-                       std::span<std::byte> buffer) {
-    const auto in_place = std::ranges::find_if(parts, [&](const Part& part) {
-      return part.bytes == buffer.size() && pieces_[part.piece].into != nullptr;
-    });
-    const std::span<std::byte> block =
-        in_place == parts.end()
-            ? buffer
-            : std::span(pieces_[in_place->piece].into + in_place->in_piece, buffer.size());
+                       std::span<std::byte> buffer, std::vector<std::span<std::byte>>& places) {
+    const bool in_place = split(parts, buffer, places);
     const Part& largest = *std::ranges::max_element(parts, {}, &Part::bytes);
-    read_block(file, manifest_, largest.file, largest.block, block, pieces_[largest.piece].tensor);
-    read_bytes_ += block.size();
+    read_block(file, manifest_, largest.file, largest.block, places, pieces_[largest.piece].tensor);
+    read_bytes_ += buffer.size();
     for (const Part& part : parts) {
       const PieceRead& piece = pieces_[part.piece];
-      const std::span<const std::byte> bytes = block.subspan(part.in_block, part.bytes);
+      const std::span<const std::byte> bytes = buffer.subspan(part.in_block, part.bytes);
       if (piece.into == nullptr)
         piece.sink(part.in_piece, bytes);
-      else if (piece.into + part.in_piece != bytes.data())
+      else if (!in_place)
         std::memcpy(piece.into + part.in_piece, bytes.data(), bytes.size());
     }
+  }
+
+  /// Where the bytes of a block go, in order: pieces' own memory, and the buffer between them.
+  /// False, and the buffer alone, where pieces share bytes (a strange manifest's).
+  bool split(std::span<const Part> parts, std::span<std::byte> buffer,
+             std::vector<std::span<std::byte>>& places) const {
+    places.clear();
+    std::uint64_t at = 0;
+    for (const Part& part : parts) {
+      const PieceRead& piece = pieces_[part.piece];
+      if (part.in_block < at) {
+        places.assign(1, buffer);
+        return false;
+      }
+      if (part.in_block > at) places.push_back(buffer.subspan(at, part.in_block - at));
+      places.push_back(piece.into == nullptr ? buffer.subspan(part.in_block, part.bytes)
+                                             : std::span(piece.into + part.in_piece, part.bytes));
+      at = part.in_block + part.bytes;
+    }
+    if (at < buffer.size()) places.push_back(buffer.subspan(at));
+    return true;
   }
 
   /// Inside a catch block. The others take no further run.

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "checkpoint/epochs.h"
 
 #include <random>
 #include <system_error>
@@ -15,10 +16,10 @@ namespace fs = std::filesystem;
 constexpr std::string_view kDeletingPrefix = ".deleting-";
 
 /// Whether it can be gone on from, as far as its manifest and sizes tell.
-bool is_usable(const fs::path& checkpoint, const Superseded& superseded) {
+bool is_usable(const fs::path& checkpoint, const Epochs& epochs) {
   try {
     const Manifest manifest = require_complete(checkpoint);
-    return !superseded || !superseded(manifest.epoch, manifest.step);
+    return !epochs.superseded(manifest.epoch, manifest.step);
   } catch (const Error& error) {
     log_debug("{} does not count as kept: {}", checkpoint.string(), error.what());
     return false;
@@ -27,9 +28,10 @@ bool is_usable(const fs::path& checkpoint, const Superseded& superseded) {
 
 /// The checkpoints that the policy lets go, oldest first.
 std::vector<fs::path> superfluous(const fs::path& folder, const RetentionPolicy& policy,
-                                  const fs::path& sealed, const Superseded& superseded) {
+                                  const fs::path& sealed) {
   const auto sealed_step = step_of(sealed);
   TRESTLE_ASSERT(sealed_step, "{} is no checkpoint's name", sealed.string());
+  const Epochs epochs = Epochs::read(folder);
   std::vector<fs::path> going;
   std::int64_t kept = 0;
   for (const Candidate& candidate : candidates(folder)) {
@@ -38,10 +40,10 @@ std::vector<fs::path> superfluous(const fs::path& folder, const RetentionPolicy&
       ++kept;
     } else if (policy.keep_every > 0 && candidate.step % policy.keep_every == 0) {
       // Kept for ever, and one of the newest only while it is.
-      if (kept < policy.keep_last && is_usable(candidate.path, superseded)) ++kept;
+      if (kept < policy.keep_last && is_usable(candidate.path, epochs)) ++kept;
     } else if (kept < policy.keep_last) {
       // An unusable one stays, too: until enough others are there, it is all that might be saved.
-      if (is_usable(candidate.path, superseded)) ++kept;
+      if (is_usable(candidate.path, epochs)) ++kept;
     } else {
       going.insert(going.begin(), candidate.path);
     }
@@ -60,13 +62,13 @@ void delete_folder(const fs::path& path) {
 }  // namespace
 
 std::vector<fs::path> retain(const fs::path& folder, const RetentionPolicy& policy,
-                             const fs::path& sealed, const Superseded& superseded) {
+                             const fs::path& sealed) {
   if (policy.keep_last <= 0) return {};
   std::vector<fs::path> gone, renamed;
   try {
     require_complete(sealed);
     std::random_device random;
-    for (const fs::path& path : superfluous(folder, policy, sealed, superseded)) {
+    for (const fs::path& path : superfluous(folder, policy, sealed)) {
       const fs::path hidden =
           folder / fmt::format("{}{}-{:08x}", kDeletingPrefix, path.filename().string(), random());
       fs::rename(path, hidden);

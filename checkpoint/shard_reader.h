@@ -32,10 +32,13 @@ FileReader open_file(const std::filesystem::path& checkpoint, const FileRecord& 
 std::string contents(const Manifest& manifest, std::size_t file, std::uint64_t begin,
                      std::uint64_t end, std::string_view tensor = {});
 
-/// Reads a whole block of manifest.files[file] and checks its digest; after an error, which names
-/// `tensor` first, `into` may hold damaged bytes.
+/// Memory that takes the bytes of a block, one place after the other.
+using Places = std::span<const std::span<std::byte>>;
+
+/// Reads a whole block of manifest.files[file] and checks its digest, in parts that are still in
+/// the cache then; after an error, which names `tensor` first, `into` may hold damaged bytes.
 void read_block(const FileReader& reader, const Manifest& manifest, std::size_t file,
-                std::size_t block, std::span<std::byte> into, std::string_view tensor = {});
+                std::size_t block, Places into, std::string_view tensor = {});
 
 /// Reading in the order of the files costs least: one file is open at a time, and the last block is
 /// kept, so that small neighbours share one read.

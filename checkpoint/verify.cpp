@@ -84,9 +84,10 @@ class BlockCheck {
     for (std::size_t i = next_++; i < blocks_.size(); i = next_++) {
       const auto [file, block] = blocks_[i];
       const FileRecord& record = manifest_.files[file->index];
-      const std::uint64_t bytes = record.block_end(block) - record.block_begin(block);
+      const std::span<std::byte> place =
+          std::span(buffer).first(record.block_end(block) - record.block_begin(block));
       try {
-        read_block(file->reader, manifest_, file->index, block, std::span(buffer).first(bytes));
+        read_block(file->reader, manifest_, file->index, block, std::span(&place, 1));
       } catch (const DamageError& error) {
         const std::lock_guard lock(mutex_);
         found_.push_back(error.damage());

@@ -56,6 +56,13 @@ const char* mpi_error_text(int code, char (&buffer)[MPI_MAX_ERROR_STRING]) {
   return buffer;
 }
 
+std::string mpi_library_version() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+  int length = 0;
+  TRESTLE_MPI(MPI_Get_library_version(text, &length));
+  return std::string(text, static_cast<std::size_t>(length));
+}
+
 MpiRuntime::MpiRuntime(int* argc, char*** argv) {
   int started = 0;
   TRESTLE_MPI(MPI_Initialized(&started));

@@ -18,7 +18,12 @@
 #pragma once
 #include "base/error.h"
 
+#include <string>
+
 namespace trestle::dist {
+
+/// LOCAL. What the loaded library calls itself: "Open MPI v4.1.4, package: ...". At any time.
+std::string mpi_library_version();
 
 class MpiRuntime {
  public:

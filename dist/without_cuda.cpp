@@ -3,10 +3,13 @@
 #include "dist/binding.h"
 #include "dist/gpu_assignment.h"
 #include "dist/nccl_collectives.h"
+#include "dist/nccl_versions.h"
 
 namespace trestle::dist {
 
 VisibleGpus visible_gpus() { return {.host = host_name(), .uuids = {}}; }
+
+NcclVersions nccl_versions() { return {}; }
 
 std::unique_ptr<Collectives> make_nccl_collectives(const Communicator& communicator, int,
                                                    const NcclOptions&, std::string_view) {

@@ -27,6 +27,7 @@ int main(int argc, char** argv) {
   launch::add_sample(app, action);
   launch::add_inspect(app, action);
   launch::add_plan(app, action);
+  launch::add_doctor(app, action);
   launch::add_bench(app, action);
   try {
     app.parse(argc, argv);

@@ -3,7 +3,9 @@
 #include "base/deaf_thread.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "checkpoint/lease.h"
 #include "launch/signals.h"
+#include "trainers/metrics/restarts.h"
 
 #include <nlohmann/json.hpp>
 
@@ -37,7 +39,7 @@ bool write_verdict_first(const dist::Verdict& verdict, const fs::path& file, int
 
 /// Each part has its own try: a full disk must not keep the sentence from the user.
 void record(const dist::Verdict& verdict, bool decided_here, const dist::FlightRing& ring,
-            const trainers::RunDirectory& directory, int rank) {
+            const trainers::RunDirectory& directory, std::int64_t epoch, int rank) {
   const auto attempt = [](auto&& part) {
     try {
       part();
@@ -45,11 +47,20 @@ void record(const dist::Verdict& verdict, bool decided_here, const dist::FlightR
       log_error("{}", error.what());
     }
   };
-  bool tells = decided_here;
-  if (decided_here) {
-    attempt([&] { tells = write_verdict_first(verdict, directory.verdict(), rank); });
+  bool tells = decided_here, ours = true;
+  attempt([&] { ours = checkpoint::look_at_lease(directory.root()).epoch <= epoch; });
+  if (decided_here && ours) {
+    attempt([&] {
+      tells = write_verdict_first(verdict, directory.verdict(), rank);
+      if (tells) {
+        trainers::record_end(directory.restarts(), {.epoch = epoch,
+                                                    .step = verdict.step,
+                                                    .code = verdict.code,
+                                                    .reason = verdict.sentence});
+      }
+    });
   }
-  attempt([&] { write_ring(ring, directory.flight(rank)); });
+  if (ours) attempt([&] { write_ring(ring, directory.flight(rank)); });
   if (tells)
     log_error("{}", verdict.sentence);
   else
@@ -78,8 +89,8 @@ RunWatch::~RunWatch() {
   if (ring_) world_.observe(nullptr);
 }
 
-void RunWatch::begin(const trainers::WatchOptions& options,
-                     const trainers::RunDirectory& directory) {
+void RunWatch::begin(const trainers::WatchOptions& options, const trainers::RunDirectory& directory,
+                     std::int64_t epoch) {
   if (!options.watchdog) return;
   log_debug(
       "watchdog: time-outs {} s at start-up, {} s in a step, {} s in a checkpoint, {} s of "
@@ -95,9 +106,11 @@ void RunWatch::begin(const trainers::WatchOptions& options,
   world_.observe(ring_.get());
   const int rank = world_.rank();
   dist::WatchdogHooks hooks{
-      .record = [ring = ring_.get(), directory, rank](
-                    const dist::Verdict& verdict,
-                    bool decided_here) { record(verdict, decided_here, *ring, directory, rank); },
+      .record =
+          [ring = ring_.get(), directory, epoch, rank](const dist::Verdict& verdict,
+                                                       bool decided_here) {
+            record(verdict, decided_here, *ring, directory, epoch, rank);
+          },
       // No destructor, no exit handler: they would wait for the threads that hang.
       .end = [](ExitCode code) { std::_Exit(static_cast<int>(code)); }};
   watchdog_ = std::make_unique<dist::Watchdog>(

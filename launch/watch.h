@@ -36,7 +36,10 @@ class RunWatch {
 
   /// Watches from now on, unless dist.watchdog = false. A verdict of an earlier start in the same
   /// directory is said and goes.
-  void begin(const trainers::WatchOptions& options, const trainers::RunDirectory& directory);
+  /// `epoch` is this run's (trainers/run_hold.h): once another has the directory, a verdict is
+  /// said and no longer written there.
+  void begin(const trainers::WatchOptions& options, const trainers::RunDirectory& directory,
+             std::int64_t epoch);
 
   /// Null where nobody watches.
   dist::FlightRing* ring() { return ring_.get(); }

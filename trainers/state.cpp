@@ -13,6 +13,7 @@ checkpoint::Visitor TrainingState::visitor() {
     trainer.number("position", counters.position);
     trainer.number("wall_s", counters.wall_s);
     trainer.text("bad_samples", counters.bad_samples);
+    trainer.optional_number("skips_in_row", counters.skips_in_row);
   };
 }
 

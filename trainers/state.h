@@ -17,7 +17,7 @@ struct RunCounters {
   std::int64_t position = 0;      ///< samples done: the next sample's position
   std::string bad_samples;        ///< ids of the samples that were replaced so far
   double wall_s = 0;              ///< time spent training, first step to last, saves included
-  std::int64_t skips_in_row = 0;  ///< steps without update, up to the last one; not saved
+  std::int64_t skips_in_row = 0;  ///< steps without update, up to the last one
 };
 
 struct TrainingState {

@@ -14,11 +14,13 @@
 #include "dist/flight_ring.h"
 #include "dist/mesh.h"
 #include "trainers/fault_injection.h"
+#include "trainers/job_end.h"
 #include "trainers/metrics/recorder.h"
 #include "trainers/metrics/run_directory.h"
 #include "trainers/optim/schedule.h"
 #include "trainers/options.h"
 #include "trainers/paranoid.h"
+#include "trainers/run_hold.h"
 #include "trainers/saver.h"
 #include "trainers/state.h"
 #include "trainers/summation.h"
@@ -73,7 +75,9 @@ struct TrainerSettings {
   Resume resume = {};
   ChangedRecipe changed_recipe = ChangedRecipe::refuse;
   StopToken stop = {};
+  RunHold* hold = nullptr;             ///< of the directory; null: the trainer takes it itself
   dist::FlightRing* flight = nullptr;  ///< is told the phases; null: nobody watches
+  JobEnd* job_end = nullptr;           ///< is told what steps and saves take; on one rank
   std::vector<Fault> faults = {};
   /// By rank, in place of the machines' names: for tests of several hosts on one.
   std::vector<std::string> hosts = {};
@@ -92,12 +96,14 @@ class Trainer {
   Outcome run();
 
  private:
+  Outcome run_held();
   void resume();
   /// LOCAL, rank 0. Whose checkpoints the run goes on from.
   struct Beginning;
   Beginning choose_beginning() const;
-  /// LOCAL. Fills the state from a checkpoint of this recipe.
-  void load_state(const std::filesystem::path& checkpoint);
+  /// LOCAL. Fills the state from a checkpoint of this recipe; returns what is to be said of another
+  /// order of summation.
+  std::string load_state(const std::filesystem::path& checkpoint);
   /// Throws unless what the directory or checkpoint was made with decides the same result.
   void require_same_recipe(const std::string& resolved_before, const std::string& holder,
                            ExitCode code) const;
@@ -134,7 +140,10 @@ class Trainer {
   std::unique_ptr<Exchange> exchange_;
   std::optional<Paranoid> paranoid_;
   FaultInjection faults_;
-  Saver saver_;
+  /// Before the saver, so that nothing is saved after the directory was let go.
+  std::optional<RunHold> own_hold_;
+  RunHold* hold_ = nullptr;
+  Saver saver_;                       ///< after the assembly, which it reads
   std::optional<Recorder> recorder_;  ///< rank 0's
   /// The last member: its threads are joined before anything that they read from goes, and after
   /// the last save.

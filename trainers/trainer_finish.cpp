@@ -41,6 +41,7 @@ bool Trainer::grid_is_missing() const {
 
 void Trainer::make_grid() {
   const dist::PhaseScope drawing(settings_.flight, dist::Phase::pictures);
+  world_.agreed([&] { hold_->check(); });
   const Engine::Averaged averaged(assembly_.engine, sample_.weights);
   const auto file = directory_.sample(assembly_.counters.step);
   try {
@@ -61,7 +62,8 @@ void Trainer::finish() {
   std::map<std::string, double> summary = {
       {"steps", double(counters.step)},
       {"samples_per_s", double(counters.position) / counters.wall_s},
-      {"wall_s", counters.wall_s}};
+      {"wall_s", counters.wall_s},
+      {"checkpoint_wait_ms", 1e3 * saver_.waited_s()}};
   const Engine::Averaged averaged(assembly_.engine, sample_.weights);
   for (const auto& job : assembly_.task->jobs()) {
     std::optional<Progress> progress;
@@ -73,6 +75,7 @@ void Trainer::finish() {
                        .draws = draws_,
                        .advance =
                            [&](std::int64_t items) {
+                             hold_->check();
                              done += items;
                              if (progress) progress->update(done, "");
                            },
@@ -83,6 +86,7 @@ void Trainer::finish() {
                                        : context.results);
   }
   world_.agreed([&] {
+    hold_->check();
     if (world_.is_root()) directory_.write_summary(summary);
   });
   log_info("summary ({}):", directory_.summary().string());

@@ -105,30 +105,33 @@ Trainer::Beginning Trainer::choose_beginning() const {
   return {};
 }
 
-void Trainer::load_state(const fs::path& checkpoint) {
+std::string Trainer::load_state(const fs::path& checkpoint) {
   const checkpoint::Manifest manifest = checkpoint::read_manifest(checkpoint);
   require_same_recipe(manifest.recipe_toml, checkpoint.string(), ExitCode::checkpoint);
   TrainingState state = assembly_.state();
-  const checkpoint::LoadReport report = checkpoint::load(checkpoint, state.visitor());
+  const checkpoint::LoadReport report = checkpoint::load(checkpoint, manifest, state.visitor());
   log_debug("{} of {} bytes read in {:.2f} s ({:.2f} GB/s)", report.bytes_read, checkpoint.string(),
             report.seconds, double(report.bytes_read) / 1e9 / std::max(report.seconds, 1e-9));
   if (paranoid_) {
-    checkpoint::load(checkpoint, paranoid_->visitor(mesh_.branch()),
+    checkpoint::load(checkpoint, manifest, paranoid_->visitor(mesh_.branch()),
                      {.unnamed = checkpoint::Unnamed::ignore});
   }
+  return summation_.change_since(manifest);
 }
 
 void Trainer::resume() {
   using From = Beginning::From;
-  const Beginning beginning = Beginning::of_text(world_.broadcast_bytes(world_.agreed([&] {
+  const std::string chosen = world_.agreed([&] {
     if (!world_.is_root()) return std::string();
     checkpoint::finish_deletes(directory_.checkpoints());
     return choose_beginning().to_text();
-  }),
-                                                                        0));
+  });
+  const Beginning beginning = Beginning::of_text(world_.broadcast_bytes(chosen, 0));
   const bool falls_back = beginning.from == From::own || beginning.from == From::run;
   const bool is_here = beginning.from == From::own || beginning.from == From::own_newest;
   std::optional<fs::path> found;
+  std::string another_order;
+  const auto attempt = [&](const fs::path& checkpoint) { another_order = load_state(checkpoint); };
   if (falls_back) {
     const fs::path folder = world_.agreed([&] {
       return is_here ? directory_.checkpoints()
@@ -137,20 +140,19 @@ void Trainer::resume() {
     const checkpoint::FallbackOptions options{
         .damaged = is_here ? checkpoint::Damaged::set_aside : checkpoint::Damaged::leave,
         .way_out = is_here ? "begin anew with --resume never" : "name another with --resume"};
-    found = checkpoint::load_newest(world_, folder, options,
-                                    [&](const fs::path& checkpoint) { load_state(checkpoint); });
+    found = checkpoint::load_newest(world_, folder, options, attempt);
   } else {
-    world_.agreed([&] { load_state(beginning.path); });
+    world_.agreed([&] { attempt(beginning.path); });
     found = beginning.path;
   }
-  if (!found) {
+  if (!found || !is_here) {
     world_.agreed([&] {
       if (!fs::exists(directory_.resolved_recipe())) return;
       require_same_recipe(directory_.read_resolved_recipe(), directory_.root().string(),
                           ExitCode::usage);
     });
-    return;
   }
+  if (!found) return;
   const std::int64_t step = assembly_.counters.step;
   world_.agreed([&] {
     if (world_.is_root() && !is_here) write_begun_from(directory_, beginning.path, *found, step);
@@ -158,8 +160,6 @@ void Trainer::resume() {
   assembly_.engine.publish();
   if (is_here) saver_.found(*found, step);
   log_info("resumed from {} at step {}", found->string(), step);
-  const std::string another_order =
-      world_.agreed([&] { return summation_.change_since(checkpoint::read_manifest(*found)); });
   if (!another_order.empty()) log_common_warning(another_order);
 }
 

@@ -26,6 +26,7 @@ void add_explain(CLI::App& app, Action& action);
 void add_sample(CLI::App& app, Action& action);
 void add_inspect(CLI::App& app, Action& action);
 void add_plan(CLI::App& app, Action& action);
+void add_doctor(CLI::App& app, Action& action);
 void add_bench(CLI::App& app, Action& action);
 /// The part of bench that trains.
 void add_bench_step(CLI::App& bench, Action& action);

@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "checkpoint/load.h"
 #include "launch/commands/command.h"
+#include "launch/signals.h"
 #include "trainers/check_recipe.h"
 #include "trainers/grid.h"
 #include "trainers/trainer.h"
@@ -27,6 +28,7 @@ int sample(const dist::Communicator& world, StopToken stop, const std::string& g
     trainers::check_recipe(found, world.size());
     return found;
   });
+  stop_on(recipe.section<trainers::StopOptions>("train").stop_signals);
   bind_threads(world, recipe.section<trainers::DistOptions>("dist").threads);
   auto [task, mesh] = trainers::place_task(recipe, world);
   const auto collectives = dist::make_collectives(mesh.data());

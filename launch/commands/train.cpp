@@ -1,15 +1,20 @@
 #include "base/error.h"
 #include "base/log.h"
+#include "dist/binding.h"
 #include "launch/commands/command.h"
 #include "launch/signals.h"
+#include "launch/slurm_job.h"
 #include "launch/watch.h"
 #include "trainers/check_recipe.h"
 #include "trainers/fault_injection.h"
+#include "trainers/job_end.h"
+#include "trainers/run_hold.h"
 #include "trainers/trainer.h"
 
 #include <CLI/CLI.hpp>
 
 #include <cstdlib>
+#include <memory>
 #include <unistd.h>
 
 namespace trestle::launch {
@@ -32,6 +37,33 @@ trainers::Resume parse_resume(const std::string& said) {
   if (said == "never") return {.kind = Kind::never};
   TRESTLE_REQUIRE(!said.empty(), "--resume names nothing (auto, never or a path is expected).");
   return {.kind = Kind::path, .path = said};
+}
+
+/// Another run has the directory, and this one hangs where it cannot be told.
+void leave_at_once(const std::string& sentence) {
+  log_error("{}", sentence);
+  std::_Exit(static_cast<int>(ExitCode::environment));
+}
+
+/// The files go on from start to start.
+void open_log(const trainers::RunDirectory& directory, const dist::Communicator& world,
+              std::int64_t start) {
+  set_log_file(directory.log(world.rank()).string());
+  log_to_file(fmt::format("==== start {}: rank {} of {} on {}, pid {} ====", start, world.rank(),
+                          world.size(), dist::host_name(), ::getpid()));
+}
+
+/// On rank 0 of a Slurm job.
+std::unique_ptr<trainers::JobEnd> watch_job_end(const dist::Communicator& world,
+                                                double before_end_s) {
+  const auto job = slurm_job();
+  if (!world.is_root() || !job || before_end_s == 0) return nullptr;
+  auto job_end = std::make_unique<trainers::JobEnd>(
+      trainers::JobEnd::Parts{.before_end_s = before_end_s, .ask = ask_squeue(*job), .stop = [] {
+                                stop_source().request(kTimeLimit);
+                              }});
+  job_end->watch();
+  return job_end;
 }
 
 }  // namespace
@@ -60,7 +92,8 @@ void add_train(CLI::App& app, Action& action) {
       ->add_option(
           "--inject", *injected,
           "a fault to test what a run does about it: hang@rank1:step20, kill@..., nan@..., "
-          "desync@..., or slow=2x@rank1 (may be repeated)")
+          "desync@..., slow=2x@rank1, or kill@rank1:save-NAME[@step20] at a step of a save: " +
+              trainers::save_steps_text() + " (may be repeated)")
       ->type_name("FAULT")
       ->allow_extra_args(false)
       ->expected(1)
@@ -70,7 +103,9 @@ void add_train(CLI::App& app, Action& action) {
       "Start one process a rank: mpirun -n 4 trestle train RECIPE.toml, or srun --mpi=pmix ...\n"
       "Starting it again in the same run directory resumes from its newest whole checkpoint (a\n"
       "damaged one is renamed, and the one before is used).\n"
-      "SIGINT, SIGTERM and SIGUSR2 end it after the current step, saved, with exit code 75.");
+      "SIGINT, SIGTERM and SIGUSR2 (train.stop_signals) end it after the current step, saved, "
+      "with\n"
+      "exit code 75.");
   command->callback([recipe, run_dir, resume, accept_changes, injected, &action] {
     action = [recipe, run_dir, resume, accept_changes, injected] {
       const trainers::Resume beginning = parse_resume(*resume);
@@ -83,23 +118,29 @@ void add_train(CLI::App& app, Action& action) {
           return found;
         });
         set_log_level_by_name(loaded.section<trainers::LogOptions>("log").level);
+        const auto stop_options = loaded.section<trainers::StopOptions>("train");
+        stop_on(stop_options.stop_signals);
         const trainers::RunDirectory directory(run_dir->empty()
                                                    ? trainers::default_run_directory(loaded)
                                                    : std::filesystem::path(*run_dir));
-        world.agreed([&] {
-          directory.create();
-          set_log_file(directory.log(world.rank()).string());
-        });
-        watch.begin(loaded.section<trainers::WatchOptions>("dist"), directory);
+        world.agreed([&] { directory.create(); });
+        // Before anything in it changes: it may be another run's.
+        trainers::RunHold hold(world, directory, loaded.section<trainers::RunOptions>("run"), stop,
+                               leave_at_once);
+        world.agreed([&] { open_log(directory, world, hold.epoch()); });
+        watch.begin(loaded.section<trainers::WatchOptions>("dist"), directory, hold.epoch());
         const dist::PhaseScope starting(watch.ring(), dist::Phase::start_up);
         bind_threads(world, loaded.section<trainers::DistOptions>("dist").threads);
         say_how_to_stop();
+        const auto job_end = watch_job_end(world, stop_options.stop_before_end_s);
         const trainers::TrainerSettings settings{
             .resume = beginning,
             .changed_recipe =
                 *accept_changes ? trainers::ChangedRecipe::accept : trainers::ChangedRecipe::refuse,
             .stop = stop,
+            .hold = &hold,
             .flight = watch.ring(),
+            .job_end = job_end.get(),
             .faults = faults};
         const auto outcome = trainers::Trainer(loaded, world, directory, settings).run();
         return static_cast<int>(outcome == trainers::Outcome::complete ? ExitCode::done

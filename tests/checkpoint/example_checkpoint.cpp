@@ -3,7 +3,6 @@
 //   example_checkpoint FOLDER RANKS SEED [index]
 // and next to it FOLDER/expected/<tensor name with '/' as '+'>.bin, the raw bytes of each tensor.
 #include "base/files.h"
-#include "checkpoint/index_file.h"
 #include "checkpoint/tensor_bytes.h"
 #include "tests/checkpoint/states.h"
 
@@ -20,14 +19,8 @@ int main(int argc, char** argv) try {
   }
   const std::filesystem::path folder = argv[1];
   checkpoint::TestState state(std::strtoull(argv[3], nullptr, 10));
-  const auto path = checkpoint::save_as(std::atoi(argv[2]), state, folder, 1);
+  const auto path = checkpoint::save_as(std::atoi(argv[2]), state, folder, 1, index);
 
-  if (index) {
-    checkpoint::Manifest manifest = checkpoint::read_manifest(path);
-    checkpoint::write_index(path, manifest);
-    write_file_durable(path / checkpoint::kManifestName, checkpoint::to_text(manifest),
-                       ExitCode::environment);
-  }
   std::filesystem::create_directories(folder / "expected");
   for (const auto& entry : checkpoint::collect(state.visitor()).tensors) {
     std::string name = entry.name;

@@ -3,7 +3,6 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "checkpoint/find.h"
-#include "checkpoint/index_file.h"
 #include "checkpoint/load.h"
 #include "checkpoint/save.h"
 #include "checkpoint/verify.h"
@@ -35,20 +34,12 @@ void write_all(const fs::path& path, std::string_view text) {
   std::ofstream(path, std::ios::binary).write(text.data(), std::ssize(text));
 }
 
-/// Adds index.h5, as a save does that was asked to.
-void add_index(const fs::path& checkpoint) {
-  Manifest manifest = read_manifest(checkpoint);
-  write_index(checkpoint, manifest);
-  write_all(checkpoint / kManifestName, to_text(manifest));
-}
-
 /// Two checkpoints of other states, and what their files hold while nothing is wrong.
 class Pair {
  public:
   Pair() {
     for (int i = 0; i < 2; ++i) {
-      paths_[i] = save_as(3, states_[i], folder_.path(), 10 + i);
-      add_index(paths_[i]);
+      paths_[i] = save_as(3, states_[i], folder_.path(), 10 + i, /*index=*/true);
       for (const auto& entry : fs::directory_iterator(paths_[i]))
         contents_[i][entry.path().filename().string()] = read_all(entry.path());
     }

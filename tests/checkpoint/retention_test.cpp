@@ -2,6 +2,7 @@
 #include "checkpoint/retention.h"
 
 #include "base/files.h"
+#include "checkpoint/epochs.h"
 #include "checkpoint/load.h"
 #include "checkpoint/save.h"
 #include "tests/checkpoint/states.h"
@@ -104,14 +105,16 @@ TEST_F(Retention, OnlyWholeOnesCountAsKept) {
 }
 
 TEST_F(Retention, SupersededOnesDoNotCountAsKept) {
-  seal(1, 2);
-  seal(2, 1);  // written by epoch 1 after epoch 2 had gone on from before
+  Epochs epochs = Epochs::read(folder());
+  epochs.record({.epoch = 1, .holder = "one", .from_step = -1});
+  epochs.record({.epoch = 2, .holder = "two", .from_step = 1});
+  seal(1, 1);
+  seal(2, 1);  // written by epoch 1 after epoch 2 had gone on from step 1
   seal(3, 2);
   seal(4, 2);
-  const Superseded superseded = [](std::int64_t epoch, std::int64_t) { return epoch == 1; };
-  retain(folder(), {.keep_last = 3}, path(4), superseded);
+  retain(folder(), {.keep_last = 3}, path(4));
   EXPECT_EQ(steps(), (Steps{1, 2, 3, 4}));
-  retain(folder(), {.keep_last = 2}, path(4), superseded);
+  retain(folder(), {.keep_last = 2}, path(4));
   EXPECT_EQ(steps(), (Steps{3, 4}));
 }
 

@@ -168,6 +168,29 @@ class Signals(unittest.TestCase):
         run.process.send_signal(signal.SIGTERM)
         self.expect_stopped_and_saved(run)
 
+    def test_the_recipe_says_which_signals_stop_it(self) -> None:
+        run = self.start("train.stop_signals=[\"XCPU\"]")
+        run.wait_for_steps(3)
+        for number in (signal.SIGUSR2, signal.SIGTERM):  # watched until the recipe was read
+            run.ranks()[1].send_signal(number)
+        run.wait_for_steps(run.steps() + 20)
+        run.ranks()[0].send_signal(signal.SIGXCPU)  # the rank that tells
+        self.expect_stopped_and_saved(run)
+        self.assertIn("stopped by SIGXCPU", run.said())
+
+    def test_usr1_stops_where_the_recipe_says_so(self) -> None:
+        run = self.start("train.stop_signals=[\"USR1\"]")
+        run.wait_for_steps(3)
+        run.mpirun().send_signal(signal.SIGUSR1)
+        self.expect_stopped_and_saved(run)
+        self.assertEqual(list(run.run_dir.glob("logs/flight-*")), [])
+
+    def test_sigint_stops_whatever_the_recipe_says(self) -> None:
+        run = self.start("train.stop_signals=[]")
+        run.wait_for_steps(3)
+        run.ranks()[0].send_signal(signal.SIGINT)
+        self.expect_stopped_and_saved(run)
+
     def test_while_pictures_are_made(self) -> None:
         run = self.start("sample.every=4", "sample.steps=200000")
         run.wait_for_steps(4)

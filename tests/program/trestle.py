@@ -94,14 +94,15 @@ class Training:
 
     def __init__(self, program: Path, run_dir: Path, *sets: str, launcher: tuple[str, ...] = (),
                  options: tuple[str, ...] = (), environment: dict[str, str] | None = None,
-                 recipe: Path = TINY):
+                 recipe: Path = TINY, output: Path | None = None):
+        """What it says goes to `output`, or else to a file in the run directory."""
         self.run_dir = run_dir
         self.program = program.name
         command = [*launcher, str(program), "train", str(recipe), "--run-dir", str(run_dir),
                    *settings(*sets), *options]
         variables = {**os.environ, **MPI_ENVIRONMENT, **(environment or {})}
         run_dir.mkdir(parents=True, exist_ok=True)
-        self.output = run_dir / "output.txt"
+        self.output = output or run_dir / "output.txt"
         with self.output.open("w") as output:
             self.process = subprocess.Popen(command, env=variables, stdout=output,
                                             stderr=subprocess.STDOUT, start_new_session=True)

@@ -81,7 +81,7 @@ TEST(AnyWorld, TakesTheEnginesShardsOfAnyOther) {
     first = save(alone, engine, scratch.path() / "first", 0);
   }
   const checkpoint::Manifest truth = checkpoint::read_manifest(first);
-  EXPECT_GT(truth.tensors.size(), 30u);
+  EXPECT_GE(truth.tensors.size(), 30u);
   constexpr dist::ShardMode kModes[] = {dist::ShardMode::none, dist::ShardMode::optimizer,
                                         dist::ShardMode::gradients};
   std::size_t pairs = 0;

@@ -11,6 +11,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <fstream>
 
@@ -179,6 +180,30 @@ TEST_F(ResumedRun, MayNameItsOwnNewestOrItself) {
   expect_said(train(run_, {.kind = Kind::path, .path = step(run_, 8)}, {}, 2, ExitCode::usage),
               {"is not the newest of them"});
   expect_said(train(run_, {.kind = Kind::path, .path = "nowhere"}, {}, 2, ExitCode::usage), {});
+}
+
+std::vector<std::string> names_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder))
+    names.push_back(entry.path().filename().string());
+  std::ranges::sort(names);
+  return names;
+}
+
+TEST_F(ResumedRun, KeepsTheCheckpointsThatItIsToldToAndFinishesOldDeletes) {
+  const std::vector<std::string> sets = {"checkpoint.every=1", "checkpoint.keep_last=2",
+                                         "checkpoint.keep_every=5"};
+  const fs::path folder = run_ / "checkpoints";
+  train(run_, {}, {sets[0], sets[1], sets[2], "train.steps=7"});
+  EXPECT_EQ(names_in(folder), (std::vector<std::string>{"latest", "step-00000005", "step-00000006",
+                                                        "step-00000007"}));
+  // A run that was killed while it deleted.
+  fs::create_directory(folder / ".deleting-step-00000004-0a1b2c3d");
+  std::ofstream(folder / ".deleting-step-00000004-0a1b2c3d" / "shard-00000-of-00002.h5") << "half";
+  train(run_, {}, {sets[0], sets[1], sets[2]});
+  EXPECT_EQ(names_in(folder), (std::vector<std::string>{"latest", "step-00000005", "step-00000010",
+                                                        "step-00000011", "step-00000012"}));
+  expect_same_state(step(run_, 12), step(whole_, 12));
 }
 
 TEST_F(ResumedRun, OfAnotherRecipeIsRefused) {

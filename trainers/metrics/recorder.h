@@ -25,7 +25,8 @@ struct StepRecord {
   std::int64_t samples = 0;  ///< seen by the run, this step included
   double loss = 0, learning_rate = 0, grad_norm = 0;
   double samples_per_s = 0, step_ms = 0, data_wait_ms = 0;
-  std::int64_t bad_samples = 0;  ///< replaced so far, distinct
+  double checkpoint_wait_ms = 0;  ///< for saves, since the step before was recorded
+  std::int64_t bad_samples = 0;   ///< replaced so far, distinct
   /// Beside the run's first objective in its first branch: "discriminator", "branch-1",
   /// "discriminator/branch-1".
   struct Further {
@@ -38,9 +39,10 @@ struct StepRecord {
 
 class Recorder {
  public:
-  /// Steps `done` of `total` are behind. Throws Error(environment) where files cannot be made.
+  /// Steps `done` of `total` are behind, in `restarts` earlier starts and this one. Throws
+  /// Error(environment) where files cannot be made.
   Recorder(const RunDirectory& directory, std::int64_t done, std::int64_t total,
-           const LogOptions& options);
+           std::int64_t restarts, const LogOptions& options);
 
   void step(const StepRecord& record);
   /// The grid after `done` steps.
@@ -52,6 +54,7 @@ class Recorder {
   /// Runs `write`; what it cannot write is said once and left out.
   void observe(const std::function<void()>& write);
 
+  std::int64_t restarts_;
   Progress progress_;
   formats::JsonlWriter metrics_;
   std::optional<Events> events_;

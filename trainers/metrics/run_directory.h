@@ -3,6 +3,7 @@
 //   samples/step-00000100.png  checkpoints/step-00000100/
 //   begun_from.json                           (where it began at another run's checkpoint)
 //   verdict.json  logs/flight-00000.jsonl     (after a rank was lost or stuck)
+//   lease.json  restarts.jsonl                (who holds the directory, and who has)
 // LOCAL. THREADS: any.
 #pragma once
 #include <cstdint>
@@ -26,6 +27,7 @@ class RunDirectory {
   std::filesystem::path checkpoints() const { return root_ / "checkpoints"; }
   std::filesystem::path begun_from() const { return root_ / "begun_from.json"; }
   std::filesystem::path verdict() const { return root_ / "verdict.json"; }
+  std::filesystem::path restarts() const { return root_ / "restarts.jsonl"; }
   std::filesystem::path log(int rank) const;
   std::filesystem::path flight(int rank) const;
   std::filesystem::path sample(std::int64_t step) const;
