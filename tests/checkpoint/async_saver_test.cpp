@@ -5,7 +5,7 @@
 #include "base/files.h"
 #include "checkpoint/load.h"
 #include "checkpoint/save.h"
-#include "checkpoint/shard_reader.h"
+#include "checkpoint/verify.h"
 #include "dist/simulated.h"
 #include "tests/checkpoint/states.h"
 #include "tests/support/scratch.h"
