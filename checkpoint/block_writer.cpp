@@ -30,8 +30,7 @@ BlockWriter::~BlockWriter() {
 
 bool BlockWriter::write_direct(std::span<const std::byte> block) {
   if (direct_ < 0 || block.size() != kBlockBytes) return false;
-  const auto put =
-      ::pwrite(direct_, block.data(), block.size(), static_cast<off_t>(record_.bytes));
+  const auto put = ::pwrite(direct_, block.data(), block.size(), static_cast<off_t>(record_.bytes));
   if (put == static_cast<ssize_t>(block.size())) return true;
   // Not here, or no room: the plain way does it, or says why not.
   ::close(std::exchange(direct_, -1));
