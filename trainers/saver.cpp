@@ -27,7 +27,12 @@ Saver::Saver(const dist::Mesh& mesh, SaverSettings settings)
               .tag = checkpoint::agreed_tag(mesh.world()),
               .staging_bytes = static_cast<std::uint64_t>(settings_.options.staging_bytes),
               .timeout_s = settings_.options.timeout_s,
-              .flight = settings_.flight}) {}
+              .flight = settings_.flight}) {
+  const std::int64_t limit = settings_.options.staging_bytes;
+  log_debug("checkpoints are written {}, from {} of memory on each rank",
+            settings_.options.async ? "while the training goes on" : "while it waits",
+            limit == 0 ? "a copy of the state" : fmt::format("at most {} bytes", limit));
+}
 
 void Saver::publish_as(std::int64_t epoch, std::function<void()> before_publish,
                        std::function<void()> after_publish) {
