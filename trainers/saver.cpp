@@ -29,9 +29,9 @@ Saver::Saver(const dist::Mesh& mesh, SaverSettings settings)
               .timeout_s = settings_.options.timeout_s,
               .flight = settings_.flight}) {
   const std::int64_t limit = settings_.options.staging_bytes;
-  log_debug("checkpoints are written {}, from {} of memory on each rank",
+  log_debug("checkpoints are written {}; each rank copies {} first",
             settings_.options.async ? "while the training goes on" : "while it waits",
-            limit == 0 ? "a copy of the state" : fmt::format("at most {} bytes", limit));
+            limit == 0 ? "its state" : fmt::format("at most {} bytes of its state", limit));
 }
 
 void Saver::publish_as(std::int64_t epoch, std::function<void()> before_publish,

@@ -12,6 +12,7 @@ must be named in the error, with exit code 2 or 3.
 from __future__ import annotations
 
 import argparse
+import difflib
 import hashlib
 import json
 import os
@@ -148,6 +149,17 @@ class Runner:
                                if k not in VOLATILE_METRICS}).encode()
         return path.read_bytes()
 
+    def differences(self, a: str, printed_a: str, b: str, printed_b: str) -> str:
+        """What two runs said and left that is not the same."""
+        lines = list(difflib.unified_diff(self.stable_lines(printed_a).splitlines(),
+                                          self.stable_lines(printed_b).splitlines(), a, b,
+                                          lineterm="", n=0))
+        left = [{str(p.relative_to(self.scratch / run)): self.contents(p)
+                 for p in (self.scratch / run).rglob("*") if p.is_file()} for run in (a, b)]
+        lines += [f"{name} differs" for name in sorted(left[0].keys() | left[1].keys())
+                  if left[0].get(name) != left[1].get(name)]
+        return "\n".join(lines)
+
     @staticmethod
     def stable_lines(text: str) -> str:
         text = re.sub(r"\d+(\.\d+)? samples/s|\d+:\d\d left|\? left", "", text)
@@ -177,7 +189,8 @@ def main() -> int:
             print(first[2])
             return 1
         if first[1] != again[1]:
-            failures.append("two equal runs differ: no comparison can be trusted")
+            failures.append("two equal runs differ: no comparison can be trusted\n" +
+                            runner.differences("base", first[2], "base-again", again[2]))
 
         def judge(key: str) -> str | None:
             value, beside = SPECIAL.get(key, (None, []))
