@@ -487,6 +487,20 @@ TEST(AsyncSaver, WhatFollowsACheckpointHappensOnceItIsThereAndCostsItNothing) {
   EXPECT_EQ(newest(folder.path()), folder.path() / "step-00000002");
 }
 
+TEST(AsyncSaver, WhatARankHasReportedStaysForRank0ToUse) {
+  const ScratchFolder folder;
+  LayeredState state(1, 2);
+  {
+    AsyncSaver saver({.rank = 1, .world = 2});
+    saver.begin(collect(state.visitor()), request_in(folder.path(), 1));
+    saver.wait_for_news();
+    EXPECT_EQ(saver.flags().written, 1);
+  }
+  const fs::path temporary = folder.path() / names_in(folder.path()).at(0);
+  EXPECT_EQ(names_in(temporary),
+            (std::vector<std::string>{".part-00001.json", "shard-00001-of-00002.h5"}));
+}
+
 TEST(AsyncSaver, ARunThatEndsInTheMiddleLeavesNothingHalf) {
   const ScratchFolder folder;
   const Gate gate;
