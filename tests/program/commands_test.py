@@ -62,7 +62,8 @@ class Commands(unittest.TestCase):
         self.assertTrue(by_time and by_time <= {f"loss_by_time/{i}" for i in range(4)}, by_time)
         self.assertEqual(set(lines[0]) - by_time, {"step", "samples", "loss", "lr", "grad_norm",
                                          "samples_per_s", "step_ms", "data_wait_ms",
-                                         "checkpoint_wait_ms", "rss_bytes", "bad_samples"})
+                                         "checkpoint_wait_ms", "rss_bytes", "bad_samples",
+                                         "restarts"})
         summary = json.loads((self.run_dir / "summary.json").read_text())
         for key in ("heldout_error_model", "heldout_error_source", "heldout_error_affine", "steps",
                     "samples_per_s", "wall_s"):
@@ -148,10 +149,11 @@ class Commands(unittest.TestCase):
 
     def test_help_lists_what_exists(self) -> None:
         shown = trestle.checked(trestle.run(PROGRAM, "--help")).stdout
-        for command in ("train", "validate", "explain", "sample", "inspect", "plan", "bench"):
+        for command in ("train", "validate", "explain", "sample", "inspect", "plan", "doctor",
+                        "bench"):
             self.assertIn(command, shown)
             trestle.checked(trestle.run(PROGRAM, command, "--help"))
-        for later in ("export", "doctor", "cache"):
+        for later in ("export", "cache"):
             self.assertNotIn(f"\n  {later}", shown)
         self.refused(trestle.run(PROGRAM, "export"), 2)
 
