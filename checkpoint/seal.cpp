@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "checkpoint/code_version.h"
 #include "checkpoint/index_file.h"
 #include "checkpoint/save_step.h"
 #include "checkpoint/shard_part.h"
@@ -95,8 +96,10 @@ double Seal::write_manifest() {
   manifest.recipe_hash = request_.header.recipe_hash;
   manifest.topology = request_.header.topology;
   manifest.epoch = request_.header.epoch;
-  manifest.versions = {
-      {"trestle", TRESTLE_VERSION}, {"torch", TORCH_VERSION}, {"hdf5", formats::hdf5_version()}};
+  manifest.versions = {{"trestle", TRESTLE_VERSION},
+                       {"code", std::string(code_version())},
+                       {"torch", TORCH_VERSION},
+                       {"hdf5", formats::hdf5_version()}};
   require_whole(manifest, request_.checkpoint.string());
   if (request_.index) write_index(request_.temporary, manifest);
   std::uint64_t bytes = 0;

@@ -8,6 +8,7 @@
 #include "checkpoint/tensor_bytes.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
 #include <cstring>
@@ -27,7 +28,14 @@ double seconds_since(ShardSave::Clock::time_point start) {
 }  // namespace
 
 ShardSave::ShardSave(StateTree tree, ShardRequest request, std::shared_ptr<ShardTools> tools)
-    : tree_(std::move(tree)), request_(std::move(request)), tools_(std::move(tools)) {}
+    : tree_(std::move(tree)), request_(std::move(request)), tools_(std::move(tools)) {
+  const auto on_gpu = std::ranges::find_if(
+      tree_.tensors, [](const StateEntry& entry) { return !entry.tensor.is_cpu(); });
+  if (on_gpu == tree_.tensors.end()) return;
+  const c10::Device device = on_gpu->tensor.device();
+  ready_.emplace(device.type());
+  ready_->record(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
+}
 
 void ShardSave::run() noexcept {
   try {
@@ -58,9 +66,8 @@ void ShardSave::plan() {
   const std::lock_guard lock(reading_);
   require_wanted();
   plan_ = tools_->planner.plan(tree_, request_.owner);
-  const bool on_device = std::ranges::any_of(
-      tree_.tensors, [](const StateEntry& entry) { return !entry.tensor.is_cpu(); });
-  tools_->staging.reserve(plan_.file_bytes(), on_device);
+  tools_->staging.reserve(plan_.file_bytes(), /*pinned=*/ready_.has_value());
+  if (ready_) ready_->synchronize();
   planned_ = true;
 }
 

@@ -16,6 +16,8 @@
 #include "checkpoint/staging.h"
 #include "checkpoint/state_tree.h"
 
+#include <c10/core/Event.h>
+
 #include <atomic>
 #include <cstdint>
 #include <filesystem>
@@ -74,6 +76,7 @@ class ShardSave {
   void reach(SaveStep step) const;
 
   StateTree tree_;
+  std::optional<c10::Event> ready_;  ///< where tensors are on a GPU: what was to be done to them is
   ShardRequest request_;
   std::shared_ptr<ShardTools> tools_;
   Ending ending_;

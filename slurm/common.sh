@@ -47,10 +47,11 @@ set_cpu_layout() {
 # pass_signals COMMAND...: runs it, and passes on SIGUSR2 that Slurm sends to this shell alone. A
 # SIGTERM (scancel) Slurm sends to everybody. Returns the command's exit code.
 pass_signals() {
-  local pid status=0 again
+  local pid='' told='' status=0 again
+  trap 'told=yes; if [[ -n $pid ]]; then kill -USR2 "$pid" 2>/dev/null || true; fi' USR2
   "$@" &
   pid=$!
-  trap 'kill -USR2 "$pid" 2>/dev/null || true' USR2
+  if [[ -n $told ]]; then kill -USR2 "$pid" 2>/dev/null || true; fi
   while true; do
     status=0
     wait "$pid" || status=$?

@@ -122,7 +122,12 @@ leave() {
 
 # require_running: a job that is cancelled, or lost its node, must not be raised by us.
 require_running() {
-  local job_state
+  local job_state restarts
+  # On a node that Slurm took for dead this script may live on beside the job's next start.
+  restarts=$(field Restarts)
+  if [[ -n $restarts && $restarts != "$restart" ]]; then
+    leave "Slurm has started the job again meanwhile (this is start $restart, that one $restarts)"
+  fi
   job_state=$(field JobState)
   case $job_state in
     RUNNING) ;;

@@ -48,6 +48,7 @@ SPECIAL: dict[str, tuple[object, list[str]]] = {
     "data.max_bad": (0, []),
     "train.on_nonfinite": ("stop", ["optim.learning_rate=1e30"]),
     "train.max_skips": (0, ["optim.learning_rate=1e30"]),
+    "run.lease_timeout_s": (2, ["run.lease_timeout_s=1"]),
     "train.stop_signals": ('["USR1"]', []),
     "train.stop_before_end_s": (7200, ["train.steps=2000"]),
     "dist.wire_dtype": ("bf16", []),
@@ -63,6 +64,8 @@ ENDS_RUN = {"train.on_nonfinite": 6, "train.max_skips": 6, "train.stop_before_en
 
 # What counts in a Slurm job only: the run and the one that it is compared with are in one.
 IN_SLURM = ("train.stop_before_end_s",)
+# What counts where the run directory may be another's: its lease cannot be read.
+WITH_UNREADABLE_LEASE = ("run.lease_timeout_s",)
 
 # Lines and fields that hold times or places, which differ between equal runs.
 VOLATILE_METRICS = ("samples_per_s", "step_ms", "data_wait_ms", "checkpoint_wait_ms", "rss_bytes",
@@ -103,11 +106,14 @@ class Runner:
         for picture in sorted((self.data / "train").glob("*_source.png"))[:4]:
             picture.write_bytes(picture.read_bytes()[:100])
 
-    def __call__(self, label: str, sets: list[str],
-                 environment: dict[str, str] | None = None) -> tuple[int, str, str]:
+    def __call__(self, label: str, sets: list[str], environment: dict[str, str] | None = None,
+                 lease: str = "") -> tuple[int, str, str]:
         """Exit code, fingerprint, and what was printed."""
         folder = self.scratch / label
         folder.mkdir()
+        if lease:
+            (folder / "runs" / "tiny").mkdir(parents=True)
+            (folder / "runs" / "tiny" / "lease.json").write_text(lease)
         arguments = trestle.settings(f"data.path={self.data}", *BASE, *sets)
         result = trestle.run(self.program, "train", trestle.TINY, *arguments, cwd=folder,
                              environment=environment)
@@ -123,8 +129,8 @@ class Runner:
 
     def contents(self, path: Path) -> bytes:
         """What a file says that depends neither on the time nor on the recipe's text."""
-        if path.name in ("recipe.resolved.toml", "manifest.json", "latest") or \
-                "tfevents" in path.name:
+        if path.name in ("recipe.resolved.toml", "manifest.json", "latest", "epochs.json") or \
+                "tfevents" in path.name or "lease" in path.name or path.name == "restarts.jsonl":
             return b""
         if path.suffix == ".h5":
             folder = trestle.Checkpoint(path.parent)
@@ -178,9 +184,10 @@ def main() -> int:
             value = changed_value(options[key]) if value is None else value
             around = slurm_job(runner.scratch / "slurm") if key in IN_SLURM else None
             before = first[1]
+            lease = "?" if key in WITH_UNREADABLE_LEASE else ""
             if beside or around:
-                before = runner(f"{key}-beside", beside, around)[1]
-            code, fingerprint, printed = runner(key, [*beside, f"{key}={value}"], around)
+                before = runner(f"{key}-beside", beside, around, lease)[1]
+            code, fingerprint, printed = runner(key, [*beside, f"{key}={value}"], around, lease)
             what = f"{key}: {options[key]['value']} -> {value}"
             if code == 0:
                 print(f"{what}: {'another result' if fingerprint != before else 'THE SAME RESULT'}")

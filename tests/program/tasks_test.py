@@ -98,7 +98,8 @@ def check_what_all_do(runs: Runs, worlds: tuple[int, ...], bound: float) -> None
 def check_gan(runs: Runs) -> None:
     check_what_all_do(runs, (1, 2, 4), 1e-11)
     alternate = ("task.generator_every=2", "task.discriminator_first=1",
-                 "task.discriminator_every=2", "checkpoint.every=1")
+                 "task.discriminator_every=2", "checkpoint.every=1",
+                 "checkpoint.keep_last=0")
     run_dir = runs.train("alternate", 2, *alternate)
     lines = metrics(run_dir)
     for step in range(1, len(lines)):
@@ -151,7 +152,8 @@ def pivot_loss(table: np.ndarray, samples: int, prior_every: int, prior_weight: 
 
 def check_pivot(runs: Runs) -> None:
     check_what_all_do(runs, (1, 2, 4), 5e-5)
-    run_dir = runs.train("steps", 2, "checkpoint.every=1", "train.global_batch=24")
+    run_dir = runs.train("steps", 2, "checkpoint.every=1", "checkpoint.keep_last=0",
+                         "train.global_batch=24")
     first, last = state(run_dir, 1), state(run_dir)
     for name in ("model", "ema"):
         table = f"{name}/token_embedding.weight"

@@ -21,7 +21,7 @@ SCONTROL = """\
 #!/usr/bin/env bash
 echo "scontrol $*" >>"$FAKE/calls"
 case "$*" in
-  "-o show job "*) cat "$FAKE/job" ;;
+  "-o show job "*) sed "s/[$]SLURM_RESTART_COUNT/$SLURM_RESTART_COUNT/" "$FAKE/job" ;;
   "show hostnames "*) tr ',' '\\n' <<<"$3" ;;
   requeue*) [[ ! -e $FAKE/refuses ]] || { cat "$FAKE/refuses" >&2; exit 1; } ;;
 esac
@@ -50,9 +50,13 @@ class Requeue(unittest.TestCase):
     def nodes(self, *names: str) -> None:
         (self.fake / "nodes").write_text("".join(f"{n}\n" for n in names))
 
-    def job_is(self, state: str, excluded: str = "(null)", reason: str = "None") -> None:
-        (self.fake / "job").write_text(f"JobId=17 JobName=x JobState={state} Reason={reason} "
-                                       f"ReqNodeList=(null) ExcNodeList={excluded} NumNodes=2\n")
+    def job_is(self, state: str, excluded: str = "(null)", reason: str = "None",
+               restarts: int | None = None) -> None:
+        """`restarts`: as many as this start's where it is not said."""
+        count = "$SLURM_RESTART_COUNT" if restarts is None else restarts
+        (self.fake / "job").write_text(
+            f"JobId=17 JobName=x JobState={state} Reason={reason} Requeue=1 Restarts={count} "
+            f"ReqNodeList=(null) ExcNodeList={excluded} NumNodes=2\n")
 
     def saved(self, step: int, whole: bool = True) -> None:
         folder = self.run_dir / "checkpoints" / f"step-{step:08}"
@@ -128,6 +132,14 @@ class Requeue(unittest.TestCase):
         self.start()
         self.saved(12)
         self.expect_left(self.end(137), "the job is COMPLETING")
+
+    def test_a_script_that_outlived_its_start_leaves_the_next_one_alone(self) -> None:
+        for code in (75, 7, 137, 1):
+            with self.subTest(code):
+                self.start()
+                self.job_is("RUNNING", restarts=1)
+                self.saved(code)
+                self.expect_left(self.end(code), "Slurm has started the job again meanwhile")
 
     def test_a_job_that_slurm_does_not_know(self) -> None:
         (self.fake / "job").write_text("")

@@ -260,6 +260,29 @@ class InSlurm(OnThreeNodes):
         self.expect_equal(job)
 
 
+    def test_a_node_that_was_taken_for_dead_comes_back(self) -> None:
+        # The first node, with the batch script, rank 0 and its lease of the run directory.
+        job = self.job("checkpoint.every=10")
+        job.wait_for_steps(15)
+        nodes = job_nodes(self.cluster, job)
+        lost = [job.ranks()[rank] for rank in (0, 1)]
+        self.cluster.kill_node(nodes[0])
+        for process in lost:
+            process.suspend()  # it hears nothing of what Slurm tells the others
+        try:
+            job.wait_for_words("resumed from", seconds=90)
+            for process in lost:
+                process.resume()
+            wait_for(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE
+                                     for p in lost), "the first start's ranks to leave")
+            job.end("COMPLETED")
+        finally:
+            self.cluster.start_node(nodes[0])
+        self.assertEqual(self.cluster.restarts(job.id), 1)  # its old script raised nothing
+        self.assertEqual(trestle.last_checkpoint(job.run_dir).manifest["epoch"], 2)
+        self.expect_equal(job)
+
+
 class FurtherInSlurm(OnThreeNodes):
     """What takes long, or differs little from what CI runs."""
 

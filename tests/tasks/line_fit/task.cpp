@@ -1,14 +1,18 @@
 // The smallest true task: fit y = x w + b by gradient descent on noisy samples of a known line. It
 // drives every part of the trainer without a model from models/. On request some samples are of a
-// second kind, "prior", with a loss of their own, and some cannot be read.
+// second kind, "prior", with a loss of their own, some cannot be read, reading takes its time, and
+// a job that only waits follows the training.
 #include "trainers/task.h"
 
 #include "data/loader.h"
+#include "trainers/job.h"
 
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <chrono>
 #include <limits>
+#include <thread>
 
 namespace trestle::trainers::line_fit {
 namespace {
@@ -20,6 +24,8 @@ struct LineOptions {
   std::int64_t prior_every = 0;
   std::int64_t poisoned = -1;
   std::vector<std::int64_t> unreadable = {};
+  std::int64_t load_ms = 0;
+  std::int64_t job_items = 0;
 
   void describe(configs::Fields& f) {
     f.field("inputs", inputs, {.help = "width of x", .min = 1});
@@ -29,8 +35,14 @@ struct LineOptions {
             {.help = "every n-th sample only draws the prediction to zero; 0: none", .min = 0});
     f.field("poisoned", poisoned, {.help = "the sample whose x is not a number", .min = -1});
     f.field("unreadable", unreadable, {.help = "samples that cannot be read", .min = 0});
+    f.field("load_ms", load_ms,
+            {.help = "how long reading a micro batch takes", .unit = "ms", .min = 0});
+    f.field("job_items", job_items,
+            {.help = "items of 10 ms each that a job waits for at the end; 0: no job", .min = 0});
   }
 };
+
+void wait_ms(std::int64_t ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
 
 class Points : public data::Dataset {
  public:
@@ -40,6 +52,7 @@ class Points : public data::Dataset {
     return is_nth(id, options_.prior_every) ? "prior" : "point";
   }
   data::Batch load(std::span<const data::SampleId> ids) const override {
+    wait_ms(options_.load_ms);
     std::vector<Position> rows;
     for (const auto id : ids) {
       if (std::ranges::count(options_.unreadable, id) > 0)
@@ -68,10 +81,28 @@ class Points : public data::Dataset {
   LineOptions options_;
 };
 
+class Patience : public Job {
+ public:
+  explicit Patience(std::int64_t items) : items_(items) {}
+  std::string_view name() const override { return "patience"; }
+  std::int64_t size() const override { return items_; }
+  void run(IndexRange range, JobContext& context) override {
+    for (std::int64_t i = range.begin; i < range.end; ++i) {
+      context.stop.check();
+      wait_ms(10);
+      context.advance(1);
+    }
+  }
+
+ private:
+  std::int64_t items_;
+};
+
 class LineFit : public Task {
  public:
   LineFit(const LineOptions& options, Materialise materialise)
       : points_(options),
+        job_items_(options.job_items),
         parameters_(at::TensorOptions()
                         .dtype(options.dtype == "float64" ? at::kDouble : at::kFloat)
                         .device(materialise == Materialise::meta ? at::kMeta : at::kCPU),
@@ -99,6 +130,11 @@ class LineFit : public Task {
                        .per_sample = 0.25 * predicted.masked_select(is_prior).square(),
                        .kind = "prior"}}};
   }
+  std::vector<std::unique_ptr<Job>> jobs() override {
+    std::vector<std::unique_ptr<Job>> all;
+    if (job_items_ > 0) all.push_back(std::make_unique<Patience>(job_items_));
+    return all;
+  }
   std::vector<formats::Picture> sample(const SampleRequest& request, const Draws&) override {
     // One pixel whose red is the fitted bias.
     const auto red = static_cast<std::uint8_t>(std::clamp(bias_.item<double>() * 255, 0.0, 255.0));
@@ -108,6 +144,7 @@ class LineFit : public Task {
 
  private:
   Points points_;
+  std::int64_t job_items_;
   models::nn::Parameters parameters_;
   at::Tensor weight_, bias_;
 };
