@@ -1,8 +1,11 @@
 #include "base/files.h"
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <system_error>
 #include <unistd.h>
 #include <utility>
@@ -15,6 +18,12 @@ std::string reason(int error) { return std::generic_category().message(error); }
 [[noreturn]] void fail_to_write(const std::filesystem::path& path, int error, ExitCode code) {
   fail(code, "{} could not be written ({}). Check the rights and the free space of its folder.",
        path.string(), reason(error));
+}
+
+template <class... Args>
+[[noreturn]] void fail_to_read(ExitCode code, int error, fmt::format_string<Args...> format,
+                               Args&&... args) {
+  throw FileError(code, fmt::format(format, std::forward<Args>(args)...), error);
 }
 
 void fsync_path(const std::filesystem::path& path, int flags, ExitCode code) {
@@ -30,15 +39,17 @@ FileReader::FileReader(std::filesystem::path path, ExitCode code)
     : path_(std::move(path)), code_(code) {
   // Without O_NONBLOCK, opening a pipe that someone put here would wait for ever.
   descriptor_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor_ < 0)
-    fail(code_, "{} cannot be opened ({}). Check the path and its rights.", path_.string(),
-         reason(errno));
+  if (descriptor_ < 0) {
+    const int error = errno;
+    fail_to_read(code_, error, "{} cannot be opened ({}). Check the path and its rights.",
+                 path_.string(), reason(error));
+  }
   struct stat status {};
-  const int rc = ::fstat(descriptor_, &status);
-  if (rc != 0 || !S_ISREG(status.st_mode)) {
-    const std::string why = rc != 0 ? reason(errno) : "not a regular file";
+  const int error = ::fstat(descriptor_, &status) != 0 ? errno : 0;
+  if (error != 0 || !S_ISREG(status.st_mode)) {
     ::close(std::exchange(descriptor_, -1));
-    fail(code_, "{} cannot be read ({}). Give the path of a file.", path_.string(), why);
+    fail_to_read(code_, error, "{} cannot be read ({}). Give the path of a file.", path_.string(),
+                 error != 0 ? reason(error) : "not a regular file");
   }
   size_bytes_ = static_cast<std::uint64_t>(status.st_size);
 }
@@ -62,18 +73,50 @@ FileReader& FileReader::operator=(FileReader&& other) noexcept {
 }
 
 void FileReader::read_exact(std::uint64_t offset_bytes, std::span<std::byte> into) const {
-  if (offset_bytes > size_bytes_ || into.size() > size_bytes_ - offset_bytes)
-    fail(code_, "{} ends too early ({} bytes at offset {} wanted, it has {}). Copy it again.",
-         path_.string(), into.size(), offset_bytes, size_bytes_);
-  while (!into.empty()) {
-    const ssize_t got =
-        ::pread(descriptor_, into.data(), into.size(), static_cast<off_t>(offset_bytes));
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0)
-      fail(code_, "{} could not be read at offset {} ({}). Copy it again, or check the disk.",
-           path_.string(), offset_bytes, got < 0 ? reason(errno) : "it was truncated meanwhile");
-    offset_bytes += static_cast<std::uint64_t>(got);
-    into = into.subspan(static_cast<std::size_t>(got));
+  read_exact(offset_bytes, std::span(&into, 1));
+}
+
+void FileReader::read_exact(std::uint64_t offset_bytes,
+                            std::span<const std::span<std::byte>> into) const {
+  std::uint64_t wanted = 0;
+  for (const std::span<std::byte> part : into) wanted += part.size();
+  if (offset_bytes > size_bytes_ || wanted > size_bytes_ - offset_bytes)
+    fail_to_read(code_, 0,
+                 "{} ends too early ({} bytes at offset {} wanted, it has {}). Copy it again.",
+                 path_.string(), wanted, offset_bytes, size_bytes_);
+  std::size_t part = 0;
+  std::uint64_t done_of_part = 0;
+  while (true) {
+    std::array<iovec, 64> places;
+    std::size_t count = 0;
+    for (std::size_t i = part; i < into.size() && count < places.size(); ++i) {
+      const std::uint64_t skip = i == part ? done_of_part : 0;
+      if (into[i].size() > skip)
+        places[count++] = {.iov_base = into[i].data() + skip, .iov_len = into[i].size() - skip};
+    }
+    if (count == 0) return;
+    const ssize_t read = ::preadv(descriptor_, places.data(), static_cast<int>(count),
+                                  static_cast<off_t>(offset_bytes));
+    if (read < 0 && errno == EINTR) continue;
+    if (read <= 0) {
+      const int error = read < 0 ? errno : 0;
+      fail_to_read(
+          code_, error, "{} could not be read at offset {} ({}). Copy it again, or check the disk.",
+          path_.string(), offset_bytes, error != 0 ? reason(error) : "it was truncated meanwhile");
+    }
+    offset_bytes += static_cast<std::uint64_t>(read);
+    done_of_part += static_cast<std::uint64_t>(read);
+    while (part < into.size() && done_of_part >= into[part].size())
+      done_of_part -= into[part++].size();
+  }
+}
+
+void FileReader::will_read(std::uint64_t offset_bytes, std::uint64_t bytes) const {
+  // The kernel cuts one request at what the disk takes at once.
+  constexpr std::uint64_t kAtOnce = std::uint64_t{1} << 20;
+  for (std::uint64_t done = 0; done < bytes; done += kAtOnce) {
+    ::posix_fadvise(descriptor_, static_cast<off_t>(offset_bytes + done),
+                    static_cast<off_t>(std::min(kAtOnce, bytes - done)), POSIX_FADV_WILLNEED);
   }
 }
 

@@ -20,7 +20,19 @@
 
 namespace trestle {
 
-/// A regular file opened for reading. Errors name the file and carry the given code.
+/// A file that could not be opened or read, and why, for who has to tell reasons apart.
+class FileError : public Error {
+ public:
+  FileError(ExitCode code, const std::string& message, int reason)
+      : Error(code, message), reason_(reason) {}
+  /// errno's value; 0: it could be read, but is no regular file or ends too early.
+  int reason() const { return reason_; }
+
+ private:
+  int reason_;
+};
+
+/// A regular file opened for reading. FileErrors name the file and carry the given code.
 class FileReader {
  public:
   FileReader(std::filesystem::path path, ExitCode code);
@@ -33,6 +45,11 @@ class FileReader {
 
   /// Fills `into` from `offset_bytes` on; a file that ends before that is an error.
   void read_exact(std::uint64_t offset_bytes, std::span<std::byte> into) const;
+  /// The same into several places, one after the other.
+  void read_exact(std::uint64_t offset_bytes, std::span<const std::span<std::byte>> into) const;
+
+  /// Lets the kernel fetch these bytes already, and returns at once. Advice: it may do nothing.
+  void will_read(std::uint64_t offset_bytes, std::uint64_t bytes) const;
 
  private:
   std::filesystem::path path_;

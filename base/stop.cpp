@@ -6,6 +6,7 @@
 namespace trestle {
 
 std::string signal_name(int signal) {
+  if (signal == kTimeLimit) return "the job's time limit";
   const char* name = ::sigabbrev_np(signal);
   return name ? fmt::format("SIG{}", name) : fmt::format("signal {}", signal);
 }

@@ -15,7 +15,11 @@
 
 namespace trestle {
 
-/// "SIGTERM"; "signal 77" where it has no name.
+/// What asks to stop besides signals: the job's time is nearly over. It takes the place of a
+/// signal's number, of which there are fewer.
+constexpr int kTimeLimit = 1 << 16;
+
+/// "SIGTERM"; "signal 77" where it has no name; "the job's time limit".
 std::string signal_name(int signal);
 
 class StopToken {
@@ -24,7 +28,7 @@ class StopToken {
   StopToken() = default;
 
   bool requested() const { return signal() != 0; }
-  /// The signal that asked, 0 if none did.
+  /// The signal that asked, or kTimeLimit; 0 if none did.
   int signal() const { return signal_ ? signal_->load(std::memory_order_relaxed) : 0; }
   /// Throws Error(ExitCode::preempted), which names the signal, once a stop is requested.
   void check() const;

@@ -3,6 +3,7 @@
 #include "base/digest.h"
 #include "base/error.h"
 #include "base/files.h"
+#include "checkpoint/damage.h"
 #include "formats/hdf5.h"
 
 #include <nlohmann/json.hpp>
@@ -29,13 +30,20 @@ struct Malformed {
   std::string problem;
 };
 
+/// A whole manifest of another version of the format.
+struct Unsupported {
+  std::uint64_t version;
+};
+
 template <class... Args>
 [[noreturn]] void malformed(fmt::format_string<Args...> format, Args&&... args) {
   throw Malformed{fmt::format(format, std::forward<Args>(args)...)};
 }
 
-[[noreturn]] void fail_damaged(const std::string& origin, const std::string& problem) {
-  fail(ExitCode::checkpoint, "{} is damaged ({}). Use another checkpoint.", origin, problem);
+[[noreturn]] void fail_damaged(const std::string& origin, std::uint64_t bytes,
+                               const std::string& problem) {
+  throw DamageError(fmt::format("{} is damaged ({}). Use another checkpoint.", origin, problem),
+                    {std::string(kManifestName), 0, bytes, problem});
 }
 
 /// A foreign text for a message: quoted, control characters escaped.
@@ -288,14 +296,14 @@ Manifest parse(std::string_view manifest_text) {
     malformed("not JSON: {}", error.what());
   }
   if (text_at(stored, "format") != kFormat) malformed("\"format\" is not {}", kFormat);
-  if (const auto version = unsigned_at(stored, "format_version"); version != kFormatVersion)
-    malformed("it has format_version {}, and this program reads {}", version, kFormatVersion);
-
+  // Before the version: a later one that is whole is no damage, and keeps this rule.
   const std::string digest = text_at(stored, "digest");
   const bool same_text = file_text(stored) == manifest_text;
   stored.erase("digest");
   if (digest != digest_128(stored.dump()) || !same_text)
     malformed("its text does not have its digest: it was edited or a bit flipped");
+  if (const auto version = unsigned_at(stored, "format_version"); version != kFormatVersion)
+    throw Unsupported{version};
   return from_json(stored);
 }
 
@@ -326,7 +334,12 @@ Manifest parse_manifest(std::string_view manifest_text, const std::string& origi
   try {
     return parse(manifest_text);
   } catch (const Malformed& error) {
-    fail_damaged(origin, error.problem);
+    fail_damaged(origin, manifest_text.size(), error.problem);
+  } catch (const Unsupported& other) {
+    fail(ExitCode::checkpoint,
+         "{} has format_version {}, and this program reads {}. Use a Trestle that knows it, or "
+         "another checkpoint.",
+         origin, other.version, kFormatVersion);
   }
 }
 
@@ -337,14 +350,16 @@ void require_whole(Manifest& manifest, const std::string& origin) {
     std::uint64_t covered = 0;
     for (const PieceRecord& piece : tensor.pieces) {
       if (piece.begin != covered || (piece.begin == piece.end && elements != 0))
-        fail_damaged(origin, fmt::format("tensor {}: the pieces {} at element {}, in {}", name,
-                                         piece.begin > covered ? "leave a gap" : "overlap", covered,
-                                         manifest.files[piece.file].name));
+        fail_damaged(origin, 0,
+                     fmt::format("tensor {}: the pieces {} at element {}, in {}", name,
+                                 piece.begin > covered ? "leave a gap" : "overlap", covered,
+                                 manifest.files[piece.file].name));
       covered = piece.end;
     }
     if (covered != elements || tensor.pieces.empty())
-      fail_damaged(origin, fmt::format("tensor {}: the pieces end at element {} of {}", name,
-                                       covered, elements));
+      fail_damaged(
+          origin, 0,
+          fmt::format("tensor {}: the pieces end at element {} of {}", name, covered, elements));
   }
 }
 
@@ -374,8 +389,13 @@ Manifest merge(std::vector<Manifest> of_ranks) {
 
 Manifest read_manifest(const std::filesystem::path& checkpoint) {
   const std::filesystem::path path = checkpoint / kManifestName;
-  Manifest manifest = parse_manifest(
-      read_text_file(path, kManifestLimitBytes, ExitCode::checkpoint), path.string());
+  std::string text;
+  try {
+    text = read_text_file(path, kManifestLimitBytes, ExitCode::checkpoint);
+  } catch (const Error&) {
+    rethrow_file_error(path, 0);
+  }
+  Manifest manifest = parse_manifest(text, path.string());
   require_whole(manifest, path.string());
   return manifest;
 }

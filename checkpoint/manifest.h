@@ -20,7 +20,8 @@
 //
 // LOCAL, no torch. THREADS: any. Every number in a manifest is treated as hostile: what it says is
 // checked against itself here and against the files by who reads them.
-// ERRORS: ExitCode::checkpoint, naming the manifest and the file or tensor.
+// ERRORS: DamageError (damage.h), naming the manifest and the file or tensor; a plain Error where a
+// manifest is whole and of a later version, or cannot be read for reasons of the system.
 #pragma once
 #include "formats/element_type.h"
 

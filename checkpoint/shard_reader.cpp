@@ -9,12 +9,9 @@
 #include <utility>
 
 namespace trestle::checkpoint {
-namespace {
 
-/// Names what lies in bytes [begin, end) of a file: tensors, the largest part first, and HDF5's own
-/// bytes between them.
 std::string contents(const Manifest& manifest, std::size_t file, std::uint64_t begin,
-                     std::uint64_t end) {
+                     std::uint64_t end, std::string_view tensor_named) {
   constexpr std::size_t kNamesShown = 5;
   std::vector<std::pair<std::uint64_t, std::string_view>> parts;
   std::uint64_t in_tensors = 0;
@@ -29,24 +26,69 @@ std::string contents(const Manifest& manifest, std::size_t file, std::uint64_t b
     in_tensors += here;
   }
   std::ranges::stable_sort(parts, std::greater<>(), &decltype(parts)::value_type::first);
+  std::ranges::stable_partition(parts, [&](auto& part) { return part.second == tensor_named; });
 
   std::vector<std::string> texts;
   for (std::size_t i = 0; i < std::min(parts.size(), kNamesShown); ++i)
-    texts.emplace_back(parts[i].second);
+    texts.push_back(fmt::format("tensor {}", parts[i].second));
   if (parts.size() > kNamesShown)
     texts.push_back(fmt::format("{} other tensors", parts.size() - kNamesShown));
   if (in_tensors < end - begin) texts.emplace_back("HDF5 metadata");
   return fmt::format("{}", fmt::join(texts, ", "));
 }
 
-}  // namespace
-
 FileReader open_file(const std::filesystem::path& checkpoint, const FileRecord& record) {
-  FileReader file(checkpoint / record.name, ExitCode::checkpoint);
-  if (file.size_bytes() != record.bytes)
-    fail(ExitCode::checkpoint, "{} has {} bytes (its manifest says {}). Use another checkpoint.",
-         file.path().string(), file.size_bytes(), record.bytes);
-  return file;
+  const std::filesystem::path path = checkpoint / record.name;
+  try {
+    FileReader file(path, ExitCode::checkpoint);
+    if (file.size_bytes() == record.bytes) return file;
+    const std::uint64_t bytes = file.size_bytes();
+    throw DamageError(
+        fmt::format("{} has {} bytes (its manifest says {}). Use another checkpoint.",
+                    path.string(), bytes, record.bytes),
+        {record.name, std::min(bytes, record.bytes), std::max(bytes, record.bytes),
+         fmt::format("the file has {} bytes and should have {}", bytes, record.bytes)});
+  } catch (const FileError&) {
+    rethrow_file_error(path, record.bytes);
+  }
+}
+
+void read_block(const FileReader& reader, const Manifest& manifest, std::size_t file,
+                std::size_t block, Places into, std::string_view tensor) {
+  // Half of a core's fast memory or less: a digest of what has gone to slow memory and comes back
+  // takes about as long as reading it from the page cache.
+  constexpr std::uint64_t kPartBytes = std::uint64_t{256} << 10;
+  const FileRecord& record = manifest.files[file];
+  const std::uint64_t begin = record.block_begin(block), end = record.block_end(block);
+  Digest64 digest;
+  std::vector<std::span<std::byte>> part;
+  std::size_t place = 0;
+  std::uint64_t in_place = 0;
+  for (std::uint64_t at = begin; at < end;) {
+    const std::uint64_t bytes = std::min(kPartBytes, end - at);
+    part.clear();
+    for (std::uint64_t left = bytes; left > 0;) {
+      const std::uint64_t here = std::min<std::uint64_t>(left, into[place].size() - in_place);
+      part.push_back(into[place].subspan(in_place, here));
+      left -= here;
+      in_place += here;
+      if (in_place == into[place].size()) ++place, in_place = 0;
+    }
+    try {
+      reader.read_exact(at, part);
+    } catch (const FileError&) {
+      rethrow_file_error(reader.path(), record.bytes);
+    }
+    for (const std::span<std::byte> read : part) digest.add(read);
+    at += bytes;
+  }
+  if (digest.take() == record.block_digests[block]) return;
+  const std::string what = contents(manifest, file, begin, end, tensor);
+  throw DamageError(
+      fmt::format("{} is damaged in bytes [{}, {}), where {} lies (the block does not have the "
+                  "digest in its manifest). Use another checkpoint.",
+                  reader.path().string(), begin, end, what),
+      {record.name, begin, end, what});
 }
 
 ShardReader::ShardReader(std::filesystem::path checkpoint, const Manifest& manifest)
@@ -67,11 +109,13 @@ void ShardReader::read(std::size_t file, std::uint64_t offset_bytes, std::span<s
     const std::uint64_t skip = offset_bytes - record.block_begin(block);
     const std::uint64_t wanted = std::min<std::uint64_t>(block_bytes - skip, into.size());
     if (wanted == block_bytes) {
-      read_block(block, into.first(wanted), tensor);
+      const std::span<std::byte> place = into.first(wanted);
+      read_block(*open_, manifest_, file, block, std::span(&place, 1), tensor);
     } else {
       if (kept_block_ != block) {
         kept_block_.reset();
-        read_block(block, std::span(kept_).first(block_bytes), tensor);
+        const std::span<std::byte> place = std::span(kept_).first(block_bytes);
+        read_block(*open_, manifest_, file, block, std::span(&place, 1), tensor);
         kept_block_ = block;
       }
       std::memcpy(into.data(), kept_.data() + skip, wanted);
@@ -79,46 +123,6 @@ void ShardReader::read(std::size_t file, std::uint64_t offset_bytes, std::span<s
     offset_bytes += wanted;
     into = into.subspan(wanted);
   }
-}
-
-void ShardReader::read_block(std::size_t block, std::span<std::byte> into,
-                             std::string_view tensor) {
-  const FileRecord& record = manifest_.files[file_];
-  open_->read_exact(record.block_begin(block), into);
-  bytes_read_ += into.size();
-  if (digest_64(into) != record.block_digests[block])
-    fail(
-        ExitCode::checkpoint,
-        "{} is damaged in bytes [{}, {}), where tensor {} lies (the block does not have the digest "
-        "in its manifest). Use another checkpoint.",
-        open_->path().string(), record.block_begin(block), record.block_end(block), tensor);
-}
-
-std::vector<Damage> verify(const std::filesystem::path& checkpoint) {
-  Manifest manifest;
-  try {
-    manifest = read_manifest(checkpoint);
-  } catch (const Error& error) {
-    return {{std::string(kManifestName), 0, 0, error.what()}};
-  }
-  std::vector<Damage> found;
-  std::vector<std::byte> buffer(kBlockBytes);
-  for (std::size_t file = 0; file < manifest.files.size(); ++file) {
-    const FileRecord& record = manifest.files[file];
-    try {
-      const FileReader reader = open_file(checkpoint, record);
-      for (std::size_t block = 0; block < record.block_digests.size(); ++block) {
-        const std::uint64_t begin = record.block_begin(block), end = record.block_end(block);
-        const std::span<std::byte> bytes = std::span(buffer).first(end - begin);
-        reader.read_exact(begin, bytes);
-        if (digest_64(bytes) != record.block_digests[block])
-          found.push_back({record.name, begin, end, contents(manifest, file, begin, end)});
-      }
-    } catch (const Error& error) {
-      found.push_back({record.name, 0, record.bytes, error.what()});
-    }
-  }
-  return found;
 }
 
 }  // namespace trestle::checkpoint

@@ -26,7 +26,8 @@ void Scope::tensor(std::string_view name, at::Tensor& tensor) {
                .shape = tensor.sizes().vec(),
                .begin = 0,
                .end = static_cast<std::uint64_t>(tensor.numel()),
-               .replicated = true});
+               .replicated = true,
+               .stage = stage_});
 }
 
 void Scope::piece(std::string_view name, at::Tensor& local, std::vector<std::int64_t> shape,
@@ -37,7 +38,8 @@ void Scope::piece(std::string_view name, at::Tensor& local, std::vector<std::int
                .shape = std::move(shape),
                .begin = begin,
                .end = begin + static_cast<std::uint64_t>(local.numel()),
-               .replicated = false});
+               .replicated = false,
+               .stage = stage_});
 }
 
 void Scope::number(std::string_view name, std::int64_t& number) { value(name, number); }
@@ -69,7 +71,9 @@ void Scope::value(std::string_view name, T& value) {
   TRESTLE_ASSERT(is_new, "value {} of the state was named twice", full);
 }
 
-Scope Scope::child(std::string_view prefix) const { return {*visit_, full_name(prefix)}; }
+Scope Scope::child(std::string_view prefix) const { return {*visit_, full_name(prefix), stage_}; }
+
+Scope Scope::at_stage(Stage stage) const { return {*visit_, prefix_, stage}; }
 
 void Scope::elsewhere(std::string_view prefix) {
   visit_->elsewhere.push_back(full_name(prefix) + "/");
@@ -91,7 +95,7 @@ std::string Scope::full_name(std::string_view name) const {
 }
 
 Visit::Visit(const Visitor& visitor, const std::map<std::string, Value>* stored) : stored_(stored) {
-  Scope root(*this, "");
+  Scope root(*this, "", kUnstaged);
   visitor(root);
 }
 

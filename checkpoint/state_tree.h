@@ -26,6 +26,11 @@
 
 namespace trestle::checkpoint {
 
+/// When the training next changes a tensor in place, counted in the order in which an update goes
+/// over its buckets; kUnstaged: nobody says when.
+using Stage = int;
+inline constexpr Stage kUnstaged = -1;
+
 /// The elements [begin, end) of a flattened logical tensor.
 struct StateEntry {
   std::string name;
@@ -33,6 +38,7 @@ struct StateEntry {
   std::vector<std::int64_t> shape;  ///< of the whole logical tensor
   std::uint64_t begin = 0, end = 0;
   bool replicated = true;  ///< every rank holds the whole tensor, so ranks share the writing
+  Stage stage = kUnstaged;
 };
 
 struct StateTree {
@@ -62,18 +68,22 @@ class Scope {
   void text(std::string_view name, std::string& value);
 
   Scope child(std::string_view prefix) const;
+  /// The same place; tensors named there change at this stage of an update.
+  Scope at_stage(Stage stage) const;
   /// Names below `prefix` are for other ranks to name: nothing is missing here without them.
   void elsewhere(std::string_view prefix);
 
  private:
   friend class Visit;
-  Scope(class Visit& visit, std::string prefix) : visit_(&visit), prefix_(std::move(prefix)) {}
+  Scope(class Visit& visit, std::string prefix, Stage stage)
+      : visit_(&visit), prefix_(std::move(prefix)), stage_(stage) {}
   template <class T>
   void value(std::string_view name, T& value);
   std::string full_name(std::string_view name) const;
 
   Visit* visit_;
   std::string prefix_;
+  Stage stage_;
 };
 
 using Visitor = std::function<void(Scope&)>;
@@ -96,7 +106,7 @@ class Visit {
   std::map<std::string, std::uint64_t> ends_;  ///< of the last piece seen of each tensor
 };
 
-/// The tree that save() takes.
+/// The tree that a save takes.
 StateTree collect(const Visitor& visitor);
 
 }  // namespace trestle::checkpoint

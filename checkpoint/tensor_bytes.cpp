@@ -35,6 +35,12 @@ std::optional<formats::ElementType> element_type_of(at::ScalarType dtype) {
   return std::nullopt;
 }
 
+at::ScalarType scalar_type_of(formats::ElementType type) {
+  const auto row = std::ranges::find(kDtypes, type, [](auto& r) { return r.second; });
+  TRESTLE_ASSERT(row != kDtypes.end(), "checkpoints hold no {}", formats::element_name(type));
+  return row->first;
+}
+
 std::span<std::byte> bytes_of(const at::Tensor& tensor) {
   TRESTLE_ASSERT(tensor.is_cpu() && tensor.is_contiguous(), "the tensor has no bytes of its own");
   return {static_cast<std::byte*>(tensor.data_ptr()), tensor.nbytes()};

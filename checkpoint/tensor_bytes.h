@@ -13,6 +13,9 @@ namespace trestle::checkpoint {
 /// Nothing for dtypes that checkpoints do not hold.
 std::optional<formats::ElementType> element_type_of(at::ScalarType dtype);
 
+/// The dtype of elements that checkpoints hold.
+at::ScalarType scalar_type_of(formats::ElementType type);
+
 /// The memory of a contiguous tensor on the CPU.
 std::span<std::byte> bytes_of(const at::Tensor& tensor);
 

@@ -125,6 +125,8 @@ std::string host_name() {
   return name;
 }
 
+std::string node_name() { return process_environment("SLURMD_NODENAME").value_or(host_name()); }
+
 Binding this_process() {
   Binding mine;
   mine.host = host_name();

@@ -28,6 +28,10 @@ struct Binding {
 /// LOCAL. Of the machine this process runs on.
 std::string host_name();
 
+/// LOCAL. What the batch system calls this machine (SLURMD_NODENAME), which is what its commands
+/// exclude; elsewhere the host's name. For sentences that name who is lost or slow.
+std::string node_name();
+
 /// This process; threads from OMP_NUM_THREADS, 0 where that is unset.
 Binding this_process();
 

@@ -35,7 +35,7 @@ std::vector<SlowRank> slow_ranks(const std::vector<double>& times_s, double thre
 StragglerWatch::StragglerWatch(const Communicator& world, std::int64_t every)
     : world_(world), every_(world.size() > 1 ? every : 0) {
   if (every_ == 0) return;
-  hosts_ = world_.all_gather_bytes(host_name());
+  hosts_ = world_.all_gather_bytes(node_name());
   named_.assign(hosts_.size(), false);
 }
 

@@ -279,6 +279,11 @@ std::optional<Verdict> judge_stalled(Ranks ranks, const TimeLimits& limits) {
     return view.life == Life::alive && quiet_s(view) > limits.of(view.activity.phase);
   });
   if (overdue.empty()) return std::nullopt;
+  const auto saves_in_time = [&](int rank) {
+    const RankView& view = ranks[static_cast<std::size_t>(rank)];
+    return view.life == Life::alive && view.activity.phase == Phase::checkpoint &&
+           quiet_s(view) <= limits.checkpoint_s;
+  };
 
   const auto waited = waited_operations(ranks);
   std::set<int> waits_for_others;
@@ -289,7 +294,10 @@ std::optional<Verdict> judge_stalled(Ranks ranks, const TimeLimits& limits) {
   for (const Waited& w : waited) {
     std::vector<int> free = w.absent;
     std::erase_if(free, [&](int rank) { return waits_for_others.contains(rank); });
+    // In a step a rank may have to wait for its disk. Who waits for it has a save's patience, too.
+    const auto saving = std::erase_if(free, saves_in_time);
     if (!free.empty()) return never_arrived(ranks, w, free);
+    if (saving > 0) return std::nullopt;
   }
   for (const Waited& w : waited) {
     if (w.absent.empty()) continue;

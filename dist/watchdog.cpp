@@ -52,7 +52,7 @@ class Watchdog::Watch {
         links_(connect_star(world, options.join_s)),
         views_(static_cast<std::size_t>(world.size())),
         heard_(views_.size()) {
-    const auto hosts = world.all_gather_bytes(host_name());
+    const auto hosts = world.all_gather_bytes(node_name());
     for (std::size_t rank = 0; rank < views_.size(); ++rank) {
       views_[rank].host = hosts[rank];
       if (links_[rank] || int(rank) == rank_) views_[rank].life = Life::alive;

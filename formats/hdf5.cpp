@@ -2,72 +2,17 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "formats/hdf5_memory.h"
 
 #include <hdf5.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <sys/mman.h>
-#include <system_error>
 #include <type_traits>
-#include <unistd.h>
 
 namespace trestle::formats {
 namespace {
 
 static_assert(std::is_same_v<hid_t, std::int64_t>, "H5Handle keeps an HDF5 id in 64 bits");
-
-/// The innermost entry of HDF5's error stack.
-std::string innermost_reason() {
-  std::string reason;
-  const auto keep_first = [](unsigned depth, const H5E_error2_t* entry, void* into) -> herr_t {
-    if (depth == 0 && entry->desc != nullptr) *static_cast<std::string*>(into) = entry->desc;
-    return 0;
-  };
-  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_first, &reason);
-  return reason.empty() ? "no reason given by HDF5" : reason;
-}
-
-[[noreturn]] void fail_at(std::string_view what) {
-  fail(ExitCode::checkpoint,
-       "The layout of an HDF5 file could not be made ({} failed: {}). "
-       "Check the names of the training state.",
-       what, innermost_reason());
-}
-
-/// An unnamed file in memory, which other code can open by its path.
-class MemoryFile {
- public:
-  MemoryFile() : descriptor_(::memfd_create("trestle-hdf5", MFD_CLOEXEC)) {
-    if (descriptor_ < 0)
-      fail(ExitCode::environment, "No file in memory could be made ({}). Check the memory limits.",
-           std::generic_category().message(errno));
-  }
-  ~MemoryFile() { ::close(descriptor_); }
-  MemoryFile(const MemoryFile&) = delete;
-  MemoryFile& operator=(const MemoryFile&) = delete;
-  std::string path() const { return fmt::format("/proc/self/fd/{}", descriptor_); }
-
- private:
-  int descriptor_;
-};
-
-/// The stdio driver writes the same files as the usual sec2, which refuses a path without a name in
-/// the file system.
-H5Handle file_access_properties() {
-  H5Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
-  const bool ok =
-      H5Pset_fapl_stdio(access.id()) >= 0 && H5Pset_file_locking(access.id(), false, true) >= 0;
-  TRESTLE_ASSERT(ok, "HDF5 refused the file properties: {}", innermost_reason());
-  return access;
-}
-
-H5Handle link_properties() {
-  H5Handle link(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
-  const bool ok = H5Pset_create_intermediate_group(link.id(), 1) >= 0;
-  TRESTLE_ASSERT(ok, "HDF5 refused the link properties: {}", innermost_reason());
-  return link;
-}
 
 H5Handle dataset_properties() {
   H5Handle dataset(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
@@ -75,7 +20,7 @@ H5Handle dataset_properties() {
                   H5Pset_alloc_time(dataset.id(), H5D_ALLOC_TIME_EARLY) >= 0 &&
                   H5Pset_fill_time(dataset.id(), H5D_FILL_TIME_NEVER) >= 0 &&
                   H5Pset_obj_track_times(dataset.id(), false) >= 0;
-  TRESTLE_ASSERT(ok, "HDF5 refused the dataset properties: {}", innermost_reason());
+  TRESTLE_ASSERT(ok, "HDF5 refused the dataset properties: {}", h5_reason());
   return dataset;
 }
 
@@ -102,11 +47,11 @@ hid_t boolean_type() {
 /// Makes the HDF5 file and returns the offsets of the datasets' data.
 std::vector<std::uint64_t> create_datasets(const std::string& path,
                                            std::span<const H5Dataset> datasets) {
-  const H5Handle access = file_access_properties();
-  const H5Handle links = link_properties();
+  const H5Handle access = h5_file_access();
+  const H5Handle links = h5_links();
   const H5Handle contiguous = dataset_properties();
   H5Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.id()), H5Fclose);
-  if (!file.valid()) fail_at("creating the file");
+  if (!file.valid()) fail_h5("creating the file");
 
   std::vector<std::uint64_t> offsets;
   for (const H5Dataset& dataset : datasets) {
@@ -118,12 +63,12 @@ std::vector<std::uint64_t> create_datasets(const std::string& path,
     const H5Handle made(H5Dcreate2(file.id(), dataset.name.c_str(), h5_type(dataset.type).id(),
                                    space.id(), links.id(), contiguous.id(), H5P_DEFAULT),
                         H5Dclose);
-    if (!made.valid()) fail_at("creating " + dataset.name);
+    if (!made.valid()) fail_h5("creating " + dataset.name);
     const haddr_t offset = dataset.bytes() == 0 ? 0 : H5Dget_offset(made.id());
-    if (offset == HADDR_UNDEF) fail_at("placing " + dataset.name);
+    if (offset == HADDR_UNDEF) fail_h5("placing " + dataset.name);
     offsets.push_back(offset);
   }
-  if (!file.reset()) fail_at("closing the file");
+  if (!file.reset()) fail_h5("closing the file");
   return offsets;
 }
 
@@ -162,7 +107,7 @@ std::uint64_t H5Dataset::bytes() const {
 
 H5Layout lay_out_h5(std::span<const H5Dataset> datasets) {
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // errors are asked for, not printed
-  const MemoryFile memory;
+  const H5MemoryFile memory;
   H5Layout layout;
   layout.offsets = create_datasets(memory.path(), datasets);
 

@@ -71,6 +71,7 @@ struct H5Dataset {
   std::vector<std::int64_t> shape;  ///< [] is a scalar
 
   std::uint64_t bytes() const;
+  bool operator==(const H5Dataset&) const = default;
 };
 
 struct H5Layout {

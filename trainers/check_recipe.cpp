@@ -77,6 +77,14 @@ std::unique_ptr<Task> check_recipe(const configs::Recipe& recipe, int world) {
                     "ema.more names, as \"ema.<name>\"). Name one of them, or \"model\".",
                     sample.weights));
   }
+  const auto saved = recipe.section<CheckpointOptions>("checkpoint");
+  if (saved.keep_every > 0 && saved.keep_last == 0) {
+    throw recipe.error_at(
+        "checkpoint.keep_every",
+        fmt::format("checkpoint.keep_every = {} has no effect (checkpoint.keep_last = 0 keeps all "
+                    "checkpoints). Set keep_last to how many of the newest are to stay.",
+                    saved.keep_every));
+  }
   require_two_levels_possible(recipe, ranks);
   if (task->exchanges()) require_samples_everywhere(recipe, train, ranks);
   for (int branch = 1; branch < branches; ++branch) {

@@ -73,6 +73,21 @@ struct Engine::Impl {
                      "group {} is trained by {} objectives, not one", life.group.name,
                      std::ranges::count_if(lines, trains));
     }
+    number_stages();
+  }
+
+  /// In the order of update().
+  void number_stages() {
+    checkpoint::Stage next = 0;
+    std::vector<std::vector<checkpoint::Stage>> stages;
+    for (const ShardedGroup& group : groups)
+      stages.emplace_back(group.flat().plan().buckets().size(), checkpoint::kUnstaged);
+    for (const Line& line : lines) {
+      const auto& parts = line.reducer->parts();
+      for (std::size_t i = parts.size(); i-- > 0;)
+        stages[line.groups[parts[i].group]][parts[i].bucket] = next++;
+    }
+    for (std::size_t g = 0; g < groups.size(); ++g) groups[g].set_stages(std::move(stages[g]));
   }
 
   void add_life(ParameterGroup group) {
@@ -173,9 +188,16 @@ struct Engine::Impl {
     inputs.enter(StepPhase::norm);
     if (problem.empty() && !line.reducer->not_finite().empty())
       problem = gradient_problem(line.reducer->not_finite());
-    tally.flags = {inputs.stop.requested(),  inputs.bad_samples.has_news(),
-                   failure != nullptr,       !problem.empty(),
-                   line.reducer->has_late(), !line.metrics.contains(metrics.names())};
+    const checkpoint::SaveFlags save = saving ? saving->flags() : checkpoint::SaveFlags{};
+    tally.flags = {inputs.stop.requested(),
+                   inputs.bad_samples.has_news(),
+                   failure != nullptr,
+                   !problem.empty(),
+                   line.reducer->has_late(),
+                   !line.metrics.contains(metrics.names()),
+                   save.written,
+                   save.failed,
+                   save.sealed};
     add_squares_of(line, tally.squares);
     tally.metrics = metrics.numbers(line.metrics);
     tally.sum_over(world(), line.metrics);
@@ -185,7 +207,12 @@ struct Engine::Impl {
     const dist::Communicator& everyone = inputs.everyone(world());
     if (inputs.mesh) {  // what goes wrong in one branch concerns all
       tally.flags[Tally::not_finite] += !std::isfinite(tally.loss.value() + tally.squares.value());
-      everyone.all_reduce(std::span(tally.flags), dist::ReduceOp::sum);
+      inputs.mesh->across().all_reduce(std::span(tally.flags), dist::ReduceOp::sum);
+    }
+    if (saving) {
+      saving->learn({.written = tally.flags[Tally::shard_written],
+                     .failed = tally.flags[Tally::save_failed],
+                     .sealed = tally.flags[Tally::save_sealed]});
     }
     if (tally.flags[Tally::failed] > 0) everyone.agree(failure);
     line.count_again = tally.flags[Tally::late] > 0;
@@ -348,6 +375,7 @@ struct Engine::Impl {
     for (std::size_t i = parts.size(); i-- > 0;) {
       const std::size_t g = line.groups[parts[i].group];
       const Update& update = *update_of[g];
+      if (saving) saving->before_change(groups[g].stage(parts[i].bucket));
       groups[g].step(parts[i].bucket, line.reducer->gradients(parts[i]), update.scalars,
                      update.decays, *update.project);
       groups[g].start_gather(parts[i].bucket);
@@ -397,6 +425,10 @@ struct Engine::Impl {
     for (ShardedGroup& group : groups) group.wait();
   }
 
+  void before_any_change() {
+    if (saving) saving->before_any_change();
+  }
+
   Task& task;
   dist::Collectives& collectives;
   EngineOptions options;
@@ -404,6 +436,7 @@ struct Engine::Impl {
   std::deque<Life> lives;  // before the groups, which their optimizers step
   std::deque<ShardedGroup> groups;
   std::deque<Line> lines;  // after the groups, whose leaves their reducers hook
+  checkpoint::SaveUnderWay* saving = nullptr;
 };
 
 Engine::Engine(Task& task, dist::Collectives& collectives, const EngineOptions& options)
@@ -440,11 +473,17 @@ void Engine::require_same_parameters(std::string_view when, ExitCode code) {
 
 void Engine::wait() { impl_->wait(); }
 
+void Engine::save_with(checkpoint::SaveUnderWay* saving) { impl_->saving = saving; }
+
+void Engine::before_any_change() { impl_->before_any_change(); }
+
 void Engine::publish() {
+  before_any_change();
   for (ShardedGroup& group : impl_->groups) group.publish();
 }
 
 Engine::Averaged::Averaged(Engine& engine, std::string_view average) : engine_(engine) {
+  engine_.before_any_change();  // masters may make room for averages, and come back at the end
   for (ShardedGroup& group : engine_.impl_->groups) group.show_average(average);
 }
 

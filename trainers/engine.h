@@ -11,6 +11,7 @@
 // stop, not finite) is agreed with the other branches (StepInputs::mesh).
 // THREADS: one. STREAM: the current one (CPU so far).
 #pragma once
+#include "checkpoint/save_under_way.h"
 #include "checkpoint/state_tree.h"
 #include "dist/collectives.h"
 #include "trainers/engine_options.h"
@@ -41,8 +42,15 @@ class Engine {
   /// The parameters are whole: what the last step still gathers has come. COLLECTIVE.
   void wait();
 
-  /// Names as in checkpoints: model/..., optim/..., ema/.... What a rank holds of each.
+  /// Names as in checkpoints: model/..., optim/..., ema/.... What a rank holds of each, with the
+  /// stages at which step() changes it.
   void state(checkpoint::Scope& root);
+  /// From now on whatever changes the state asks this first, and step() carries its flags over all
+  /// ranks. Null: nobody. It outlives the engine's use.
+  void save_with(checkpoint::SaveUnderWay* saving);
+  /// Returns once a save under way has copied everything: for those who change parameters
+  /// themselves.
+  void before_any_change();
   /// After state() has loaded masters: the parameters follow.
   void publish();
 

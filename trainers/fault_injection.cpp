@@ -24,8 +24,8 @@ const std::array<std::string, 5> kNames{"hang", "kill", "slow", "nan", "desync"}
 
 [[noreturn]] void refuse(std::string_view spec, std::string_view reason) {
   fail(ExitCode::usage,
-       "--inject {} is no fault ({}). Write hang, kill, nan or desync as in hang@rank1:step20, or "
-       "slow=2x@rank1.",
+       "--inject {} is no fault ({}). Write hang, kill, nan or desync as in hang@rank1:step20, "
+       "slow=2x@rank1, or kill@rank1:save-staged.",
        spec, reason);
 }
 
@@ -43,7 +43,43 @@ Number take(std::string_view& rest, std::string_view prefix, std::string_view sp
   return value;
 }
 
+/// The step of a save, "save-staged", and behind it perhaps "@step20".
+void take_save_step(std::string_view& rest, Fault& fault, std::string_view spec) {
+  constexpr std::string_view kPrefix = ":save-";
+  rest.remove_prefix(kPrefix.size());
+  const std::string name(rest.substr(0, rest.find('@')));
+  fault.save_at = checkpoint::save_step_of(name);
+  if (!fault.save_at) {
+    std::vector<std::string> known;
+    for (const auto& row : checkpoint::kSaveSteps) known.emplace_back(row.second);
+    const std::string meant = configs::nearest(name, known);
+    refuse(spec, meant.empty() ? fmt::format("no step of a save is called \"{}\"; they are {}",
+                                             name, save_steps_text())
+                               : fmt::format("\"{}\": did you mean \"{}\"?", name, meant));
+  }
+  rest.remove_prefix(name.size());
+  if (!rest.empty()) fault.step = take<std::int64_t>(rest, "@step", spec);
+}
+
+/// Of this process, for the hook, which has no other place to find them.
+std::vector<Fault>& kills_in_saves() {
+  static std::vector<Fault> kills;
+  return kills;
+}
+
+void kill_in_save(checkpoint::SaveStep at, std::int64_t step) {
+  for (const Fault& fault : kills_in_saves())
+    if (fault.save_at == at && step >= fault.step) ::kill(::getpid(), SIGKILL);
+}
+
 }  // namespace
+
+std::string save_steps_text() {
+  std::string text;
+  for (const auto& row : checkpoint::kSaveSteps)
+    text += fmt::format("{}save-{}", text.empty() ? "" : ", ", row.second);
+  return text;
+}
 
 Fault parse_fault(std::string_view spec) {
   std::string_view rest = spec;
@@ -63,7 +99,10 @@ Fault parse_fault(std::string_view spec) {
     rest.remove_prefix(1);
   }
   fault.rank = take<int>(rest, "@rank", spec);
-  if (fault.kind != Kind::slow) fault.step = take<std::int64_t>(rest, ":step", spec);
+  if (fault.kind == Kind::kill && rest.starts_with(":save-"))
+    take_save_step(rest, fault, spec);
+  else if (fault.kind != Kind::slow)
+    fault.step = take<std::int64_t>(rest, ":step", spec);
   if (!rest.empty()) refuse(spec, fmt::format("\"{}\" is too much", rest));
   return fault;
 }
@@ -77,8 +116,10 @@ FaultInjection::FaultInjection(const std::vector<Fault>& faults, const dist::Com
                     "a rank below {}.",
                     kNames[static_cast<std::size_t>(fault.kind)], fault.rank, world.size(),
                     world.size());
-    if (fault.rank == world.rank()) mine_.push_back(fault);
+    if (fault.rank != world.rank()) continue;
+    (fault.save_at ? kills_in_saves() : mine_).push_back(fault);
   }
+  if (!kills_in_saves().empty()) checkpoint::on_save_step(kill_in_save);
 }
 
 bool FaultInjection::due(Kind kind, Step step) const {

@@ -2,6 +2,8 @@
 //
 //   hang@rank1:step20     rank 1 does nothing any more from step 20 on
 //   kill@rank1:step20     rank 1 is killed (SIGKILL)
+//   kill@rank1:save-staged[@step20]   the same, at this step of a save (checkpoint/save_step.h), of
+//                         the first, or of the first of at least 20 training steps
 //   slow=2x@rank1         every step's own work takes rank 1 twice as long
 //   nan@rank1:step20      a gradient of rank 1 is not a number
 //   desync@rank1:step20   rank 1 makes a collective call that the others do not make
@@ -13,6 +15,7 @@
 // LOCAL, but for the faults themselves. THREADS: one.
 #pragma once
 #include "base/ids.h"
+#include "checkpoint/save_step.h"
 #include "dist/communicator.h"
 #include "trainers/task.h"
 
@@ -20,6 +23,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -30,19 +34,24 @@ struct Fault {
   enum class Kind : std::uint8_t { hang, kill, slow, nan, desync };
   Kind kind = Kind::hang;
   int rank = 0;
-  std::int64_t step = -1;  ///< all but slow
+  std::int64_t step = -1;  ///< all but slow; -1 where save_at is: the first save
   double factor = 1;       ///< slow
+  std::optional<checkpoint::SaveStep> save_at = std::nullopt;  ///< kill: in a save, not in a step
   bool operator==(const Fault&) const = default;
 };
 
 /// Throws Error(usage), with the fault that was meant where one is near.
 Fault parse_fault(std::string_view spec);
 
+/// "save-begun, save-staged, ...": where a kill may be ordered.
+std::string save_steps_text();
+
 class FaultInjection {
  public:
   FaultInjection() = default;
   /// Faults name ranks of `world`. `channel` is the step's, where desync happens; it must outlive
-  /// this. Throws Error(usage) for a fault of a rank that is not there.
+  /// this. Throws Error(usage) for a fault of a rank that is not there. Those of saves happen from
+  /// now on to this process, whatever becomes of the object.
   FaultInjection(const std::vector<Fault>& faults, const dist::Communicator& world,
                  const dist::Communicator& channel);
 

@@ -62,6 +62,22 @@ void TrainOptions::describe(configs::Fields& f) {
        .may_change = true});
 }
 
+void StopOptions::describe(configs::Fields& f) {
+  f.field("stop_signals", stop_signals,
+          {.help = "signals that end the run after the current step, saved, with exit code 75; INT "
+                   "always does. TERM or USR2 left out is ignored; with USR1 in, it no longer "
+                   "writes the flight rings",
+           .choices = {"TERM", "USR2", "USR1", "HUP", "QUIT", "XCPU"},
+           .may_change = true});
+  f.field("stop_before_end_s", stop_before_end_s,
+          {.help = "in a Slurm job: so long before the job's time is over the run ends as if by a "
+                   "signal; earlier where the longest step and save so far need more; 0: Slurm is "
+                   "not asked",
+           .unit = "s",
+           .min = 0,
+           .may_change = true});
+}
+
 void DistOptions::describe(configs::Fields& f) {
   f.field("shard", shard,
           {.help = "what is divided over the ranks: nothing, the optimizer's state, masters and "
@@ -143,6 +159,41 @@ void CheckpointOptions::describe(configs::Fields& f) {
        .unit = "steps",
        .min = 0,
        .may_change = true});
+  f.field("async", async,
+          {.help = "write checkpoints while the training goes on; without it every save is waited "
+                   "for. The last one always is",
+           .may_change = true});
+  f.field(
+      "staging_bytes", staging_bytes,
+      {.help = "memory that a rank copies its state to before it is written, in whole blocks of "
+               "4 MiB; 0: as much as its state has. With less, an update may have to wait for "
+               "the file system",
+       .unit = "bytes",
+       .min = 0,
+       .may_change = true});
+  f.field("timeout_s", timeout_s,
+          {.help = "a rank's shard that is not on disk by then fails the save, and so does a "
+                   "checkpoint that is not complete so long after its shards; shorter than "
+                   "dist.checkpoint_timeout_s",
+           .unit = "s",
+           .above = 0,
+           .may_change = true});
+  f.field("keep_last", keep_last,
+          {.help = "the newest so many checkpoints stay; older ones are deleted once a new one is "
+                   "complete. 0: all stay",
+           .unit = "checkpoints",
+           .min = 0,
+           .may_change = true});
+  f.field("keep_every", keep_every,
+          {.help = "checkpoints of every so many steps stay, too; 0: none besides keep_last",
+           .unit = "steps",
+           .min = 0,
+           .may_change = true});
+  f.field(
+      "index", index,
+      {.help = "write index.h5 into each checkpoint: every tensor whole, for h5py. Trestle does "
+               "not read it",
+       .may_change = true});
 }
 
 void SampleOptions::describe(configs::Fields& f) {
@@ -182,6 +233,7 @@ namespace {
 
 void describe_loop(configs::Schema& schema) {
   schema.section<TrainOptions>("train");
+  schema.section<StopOptions>("train");
   schema.section<AdamWOptions>("optim");
   schema.section<ScheduleOptions>("optim");
   schema.section<DistOptions>("dist");

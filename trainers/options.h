@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace trestle::trainers {
 
@@ -26,6 +27,12 @@ struct TrainOptions {  // [train]
   std::string on_nonfinite = "skip";
   std::int64_t max_skips = 20;
   std::int64_t checkpoint_every = 0;
+  void describe(configs::Fields& fields);
+};
+
+struct StopOptions {  // [train]: what ends a run early, saved
+  std::vector<std::string> stop_signals = {"TERM", "USR2"};
+  double stop_before_end_s = 120;
   void describe(configs::Fields& fields);
 };
 
@@ -53,6 +60,12 @@ struct WatchOptions {  // [dist]: who notices that a rank is lost, stuck or slow
 
 struct CheckpointOptions {  // [checkpoint]
   std::int64_t every = 1000;
+  bool async = true;
+  std::int64_t staging_bytes = 0;
+  double timeout_s = 1200;
+  std::int64_t keep_last = 3;
+  std::int64_t keep_every = 0;
+  bool index = false;
   void describe(configs::Fields& fields);
 };
 

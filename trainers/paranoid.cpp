@@ -101,7 +101,8 @@ StepReport Paranoid::plain_side(const StepInputs& inputs, std::vector<data::Batc
                        .stop = {},
                        .exchange = inputs.exchange,
                        .mesh = inputs.mesh};
-  engine_.wait();                  // the plain forward reads the parameters, too
+  engine_.before_any_change();     // the plain optimizer moves the parameters, which may be masters
+  engine_.wait();                  // the plain forward reads them, too
   std::vector<at::Tensor> before;  // its optimizer moves them, and the engine starts where it did
   for (const auto& leaf : engine_.parameters()) before.push_back(leaf.tensor.detach().clone());
   ContributionSizes collectives(plain_);

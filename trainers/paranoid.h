@@ -2,7 +2,7 @@
 // what both make of it is compared: sums of gradients, masters and averages, element by element.
 //
 //   Paranoid paranoid(task, engine, plain_collectives, options);
-//   checkpoint::load(folder, paranoid.visitor(), Unnamed::ignore);   // when a run resumes
+//   checkpoint::load(folder, paranoid.visitor(), {.unnamed = Unnamed::ignore});  // on resuming
 //   StepReport report = paranoid.step(inputs);                       // instead of engine.step()
 //
 // Equal bits are demanded where both sum in the same order: one micro batch a step (or no

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "checkpoint/plan.h"
+#include "checkpoint/staging.h"
 #include "data/loader.h"
 #include "data/sampler.h"
 #include "dist/bucket_plan.h"
@@ -178,7 +179,7 @@ std::vector<Transfer> transfers_of(const std::vector<Part>& parts, const EngineO
   return reduced;
 }
 
-/// By rank, as checkpoint/save.cpp divides it.
+/// By rank, as checkpoint/shard_plan.cpp divides it.
 std::vector<std::int64_t> checkpoint_bytes(const std::vector<FlatPlan>& flats, int world) {
   std::vector<std::int64_t> bytes(static_cast<std::size_t>(world), 0);
   std::vector<checkpoint::TensorSize> replicated;
@@ -300,6 +301,10 @@ Plan make_plan(const configs::Recipe& recipe, Task& task, const std::vector<std:
     plan.transfers.insert(plan.transfers.end(), made.begin(), made.end());
   }
   plan.checkpoint_bytes = checkpoint_bytes(flats, world);
+  const auto most = std::uint64_t(std::ranges::max(plan.checkpoint_bytes));
+  plan.staging_bytes = std::int64_t(checkpoint::staging_bytes(
+      std::uint64_t(recipe.section<CheckpointOptions>("checkpoint").staging_bytes), most));
+  plan.updates_wait_for_disk = std::uint64_t(plan.staging_bytes) < most;
 
   plan.activation = trace_activations(task, std::min(train.micro_batch, plan.samples));
   plan.memory.activations = plan.activation.peak_bytes;

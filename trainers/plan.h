@@ -66,6 +66,8 @@ struct Plan {
   std::vector<Transfer> transfers = {};  ///< of a step in which all objectives are due; the small
                                          ///< collective of each objective is left out
   std::vector<std::int64_t> checkpoint_bytes = {};  ///< of tensors, by rank
+  std::int64_t staging_bytes = 0;      ///< host memory that a save takes, on the rank that has most
+  bool updates_wait_for_disk = false;  ///< since not all that a rank saves is staged at once
 
   int world() const { return ranks.ranks(); }
   /// A step, by each rank: of n ranks (n-1)/n of every tensor, and of H hosts x L ranks in two

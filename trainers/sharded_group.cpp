@@ -15,8 +15,9 @@ ShardedGroup::ShardedGroup(std::unique_ptr<dist::FlatGroup> flat, const Optimize
       optimizer_(optimizer),
       collectives_(collectives),
       mode_(collectives.communicator().size() == 1 ? dist::ShardMode::none : options.shard),
-      average_names_(options.averages) {
-  const std::size_t buckets = flat_->plan().buckets().size();
+      average_names_(options.averages),
+      stages_(flat_->plan().buckets().size(), checkpoint::kUnstaged) {
+  const std::size_t buckets = stages_.size();
   if (!masters_are_values()) {
     masters_ = make_plane();
     for (std::size_t b = 0; b < buckets; ++b) {
@@ -138,7 +139,7 @@ void ShardedGroup::gather_all() {
   stale_ = false;
 }
 
-void ShardedGroup::plane_state(checkpoint::Scope& scope, std::string_view suffix,
+void ShardedGroup::plane_state(const checkpoint::Scope& scope, std::string_view suffix,
                                const std::function<at::Tensor(std::size_t)>& piece_of) {
   for (std::size_t i = 0; i < flat_->leaves().size(); ++i) {
     const dist::NamedLeaf& leaf = flat_->leaves()[i];
@@ -149,27 +150,28 @@ void ShardedGroup::plane_state(checkpoint::Scope& scope, std::string_view suffix
     at::Tensor local =
         piece_of(place.bucket).slice(0, here.begin - span.begin, here.end - span.begin);
     const std::string name = leaf.name + std::string(suffix);
+    checkpoint::Scope staged = scope.at_stage(stages_[place.bucket]);
     if (mode_ == dist::ShardMode::none) {
       local = local.view(leaf.tensor.sizes());
-      scope.tensor(name, local);
+      staged.tensor(name, local);
     } else {
-      scope.piece(name, local, leaf.tensor.sizes().vec(),
-                  here.size() > 0 ? static_cast<std::uint64_t>(here.begin - place.offset) : 0);
+      staged.piece(name, local, leaf.tensor.sizes().vec(),
+                   here.size() > 0 ? static_cast<std::uint64_t>(here.begin - place.offset) : 0);
     }
   }
 }
 
 void ShardedGroup::state(checkpoint::Scope& root) {
   join_gathers();
-  checkpoint::Scope model = root.child("model"), optim = root.child("optim");
+  const checkpoint::Scope model = root.child("model"), optim = root.child("optim");
   plane_state(model, "", [&](std::size_t b) { return master(b); });
   for (std::size_t i = 0; i < planes_.size(); ++i) {
     plane_state(optim, fmt::format("/{}", optimizer_.state_names()[i]),
                 [&](std::size_t b) { return piece(planes_[i], b); });
   }
   for (std::size_t k = 0; k < averages_.size(); ++k) {
-    checkpoint::Scope scope = root.child(average_names_[k]);
-    plane_state(scope, "", [&](std::size_t b) { return piece(averages_[k], b); });
+    plane_state(root.child(average_names_[k]), "",
+                [&](std::size_t b) { return piece(averages_[k], b); });
   }
 }
 

@@ -24,6 +24,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace trestle::trainers {
@@ -65,6 +66,10 @@ class ShardedGroup {
   /// LOCAL. Some gather is not waited for yet.
   bool is_gathering() const { return !gathers_.empty(); }
 
+  /// When an update goes over each bucket (checkpoint::StateEntry::stage); at first nobody says.
+  void set_stages(std::vector<checkpoint::Stage> stages) { stages_ = std::move(stages); }
+  checkpoint::Stage stage(std::size_t bucket) const { return stages_[bucket]; }
+
   /// Names: model/NAME the masters, optim/NAME/PLANE, and of each average its name, "ema/NAME".
   void state(checkpoint::Scope& root);
   /// COLLECTIVE. After state() has loaded: the parameters follow the masters.
@@ -87,7 +92,7 @@ class ShardedGroup {
   at::Tensor piece(const Plane& plane, std::size_t bucket) const;
   Plane make_plane() const;
   bool masters_are_values() const { return flat_->dtype() == flat_->sum_dtype(); }
-  void plane_state(checkpoint::Scope& scope, std::string_view suffix,
+  void plane_state(const checkpoint::Scope& scope, std::string_view suffix,
                    const std::function<at::Tensor(std::size_t)>& piece_of);
   void gather_all();
   void join_gathers();
@@ -99,6 +104,7 @@ class ShardedGroup {
   Plane masters_;  ///< undefined where the parameters have the masters' dtype: then they are these
   std::vector<Plane> planes_, averages_;
   std::vector<std::string> average_names_;
+  std::vector<checkpoint::Stage> stages_;      ///< by bucket
   std::map<std::size_t, dist::Work> gathers_;  ///< by bucket, those that are not waited for yet
   bool stale_ = false;                         ///< parameters of other ranks' shards
   std::vector<at::Tensor> aside_;              ///< masters, while an average stands in their place

@@ -18,11 +18,22 @@
 namespace trestle::trainers {
 
 struct Tally {
-  enum Flag { stop, bad_news, failed, not_finite, late, new_metrics };
+  enum Flag {
+    stop,
+    bad_news,
+    failed,
+    not_finite,
+    late,
+    new_metrics,
+    shard_written,  // and the next two: checkpoint::SaveFlags
+    save_failed,
+    save_sealed,
+    flag_count
+  };
 
   ExactSum squares, loss;
-  std::array<std::int64_t, 6> flags{};  ///< on how many ranks
-  std::vector<double> metrics;          ///< Metrics::numbers() of the same names on every rank
+  std::array<std::int64_t, flag_count> flags{};  ///< on how many ranks
+  std::vector<double> metrics;  ///< Metrics::numbers() of the same names on every rank
 
   void sum_over(const dist::Communicator& world, const MetricNames& names = {});
 };

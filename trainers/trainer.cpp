@@ -92,7 +92,12 @@ Trainer::Trainer(const configs::Recipe& recipe, const dist::Communicator& world,
       })),
       exchange_(assembly_.task->exchanges() ? make_exchange(mesh_) : refuse_exchange(run_.task)),
       faults_(settings.faults, world, collectives_->communicator()),
-      saver_(mesh_, directory_.checkpoints(), resolved_, summation_.record()) {
+      saver_(mesh_, {.folder = directory_.checkpoints(),
+                     .resolved_recipe = resolved_,
+                     .topology = summation_.record(),
+                     .options = checkpoint_,
+                     .flight = settings.flight}) {
+  assembly_.engine.save_with(&saver_.under_way());
   if (!dist_.paranoid) return;
   plain_ = dist::make_collectives(mesh_.data(), "plain");
   paranoid_.emplace(*assembly_.task, assembly_.engine, *plain_,
@@ -105,7 +110,7 @@ Outcome Trainer::run() {
   });
   hold_ = settings_.hold;
   if (!hold_) hold_ = &own_hold_.emplace(world_, directory_, run_, settings_.stop);
-  saver_.fence(hold_->epoch(), [this] { hold_->require(); });
+  saver_.publish_as(hold_->epoch(), [this] { hold_->require(); }, {});
   const auto& step = assembly_.counters.step;
   try {
     const Outcome outcome = run_held();
@@ -154,6 +159,7 @@ Outcome Trainer::run_held() {
     }
     // What is wrong with the data spoils no step that is done. (Numbers that are not finite may.)
     if (error.code() == ExitCode::data && loader_) save_and_leave("ends for its data");
+    saver_.settle();  // what was begun before the error is worth having
     throw;
   }
   return Outcome::complete;
@@ -161,7 +167,10 @@ Outcome Trainer::run_held() {
 
 void Trainer::train() {
   RunCounters& counters = assembly_.counters;
-  if (counters.step >= train_.steps) return;
+  if (counters.step >= train_.steps) {
+    save(SaveKind::last);  // unless it is saved here: what began at another run's last one is not
+    return;
+  }
 
   const data::Dataset& dataset =
       *world_.agreed([&] { return &assembly_.task->dataset(Split::train); });
@@ -204,12 +213,13 @@ void Trainer::train() {
   const std::string first_objective = assembly_.task->objectives().front().name;
   dist::StragglerWatch stragglers(world_, watch_.straggler_every);
   const double wall_before = counters.wall_s;
+  double save_waits_s = saver_.waited_s();  // said in the line of a step so far
   const auto started = Clock::now();
   while (counters.step < train_.steps) {
     const Step step{counters.step};
     const dist::PhaseScope in_step(settings_.flight, dist::Phase::step, step.value);
     const auto step_started = Clock::now();
-    const double waited_before = dist::waited_s();
+    const double waited_before = dist::waited_s(), saved_before = saver_.waited_s();
     double data_wait_s = 0;
     const auto next_batch = [&] {
       hold_->check();
@@ -235,7 +245,9 @@ void Trainer::train() {
                             .exchange = *exchange_,
                             .mesh = mesh_.branches() > 1 ? &mesh_ : nullptr};
     const StepReport report = paranoid_ ? paranoid_->step(inputs) : assembly_.engine.step(inputs);
-    const double own_s = seconds_since(step_started) - (dist::waited_s() - waited_before);
+    const double save_wait_s = saver_.waited_s() - saved_before;
+    const double own_s =
+        seconds_since(step_started) - (dist::waited_s() - waited_before) - save_wait_s;
     stragglers.add(own_s + faults_.stretch(own_s));
     judge_skip(report);
     const ObjectiveReport& main_objective = report.objectives.front();
@@ -245,6 +257,9 @@ void Trainer::train() {
     counters.wall_s = wall_before + seconds_since(started);
     counters.bad_samples = bad_samples.to_text();
     const double step_s = seconds_since(step_started);
+    const double waited_for_saves_s = saver_.waited_s() - save_waits_s;
+    save_waits_s = saver_.waited_s();
+    if (settings_.job_end) settings_.job_end->took_step(step_s);
     if (recorder_) {
       recorder_->step({.step = step.value,
                        .samples = counters.position,
@@ -254,6 +269,7 @@ void Trainer::train() {
                        .samples_per_s = double(train_.global_batch) / step_s,
                        .step_ms = 1e3 * step_s,
                        .data_wait_ms = 1e3 * data_wait_s,
+                       .checkpoint_wait_ms = 1e3 * waited_for_saves_s,
                        .bad_samples = bad_samples.count(),
                        .further = further_numbers(report, first_objective),
                        .metrics = metrics_of(report, first_objective)});
@@ -265,6 +281,8 @@ void Trainer::train() {
                                   ? "stopped by " + signal_name(settings_.stop.signal())
                                   : "stopped, because a signal asked another rank to");
     }
+    saver_.after_step();
+    if (settings_.job_end) settings_.job_end->took_save(saver_.longest_save_s());
     if (due(dist_.verify_every, counters.step)) {
       mesh_.in_each_branch([&] {
         assembly_.engine.require_same_parameters(fmt::format("after step {}", step.value),
@@ -300,7 +318,6 @@ void Trainer::judge_skip(const StepReport& report) {
 }
 
 void Trainer::save(SaveKind kind) {
-  const dist::PhaseScope saving(settings_.flight, dist::Phase::checkpoint);
   TrainingState state = assembly_.state();
   saver_.save(state.visitor(), assembly_.counters.step, kind);
 }

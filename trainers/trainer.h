@@ -14,6 +14,7 @@
 #include "dist/flight_ring.h"
 #include "dist/mesh.h"
 #include "trainers/fault_injection.h"
+#include "trainers/job_end.h"
 #include "trainers/metrics/recorder.h"
 #include "trainers/metrics/run_directory.h"
 #include "trainers/optim/schedule.h"
@@ -59,11 +60,24 @@ struct Assembly {
 /// What to do with a run directory whose recipe differs in what decides the result.
 enum class ChangedRecipe { refuse, accept };
 
+/// Where a run begins.
+struct Resume {
+  enum class Kind : std::uint8_t {
+    automatic,  ///< at the run directory's newest checkpoint, or at step 0 where there is none
+    never,      ///< at step 0; refused where the run directory holds checkpoints
+    path,       ///< at another run's checkpoint, unless this run has its own since it began there
+  };
+  Kind kind = Kind::automatic;
+  std::filesystem::path path = {};  ///< a checkpoint or a run directory
+};
+
 struct TrainerSettings {
+  Resume resume = {};
   ChangedRecipe changed_recipe = ChangedRecipe::refuse;
   StopToken stop = {};
   RunHold* hold = nullptr;             ///< of the directory; null: the trainer takes it itself
   dist::FlightRing* flight = nullptr;  ///< is told the phases; null: nobody watches
+  JobEnd* job_end = nullptr;           ///< is told what steps and saves take; on one rank
   std::vector<Fault> faults = {};
   /// By rank, in place of the machines' names: for tests of several hosts on one.
   std::vector<std::string> hosts = {};
@@ -84,6 +98,12 @@ class Trainer {
  private:
   Outcome run_held();
   void resume();
+  /// LOCAL, rank 0. Whose checkpoints the run goes on from.
+  struct Beginning;
+  Beginning choose_beginning() const;
+  /// LOCAL. Fills the state from a checkpoint of this recipe; returns what is to be said of another
+  /// order of summation.
+  std::string load_state(const std::filesystem::path& checkpoint);
   /// Throws unless what the directory or checkpoint was made with decides the same result.
   void require_same_recipe(const std::string& resolved_before, const std::string& holder,
                            ExitCode code) const;
@@ -123,7 +143,7 @@ class Trainer {
   /// Before the saver, so that nothing is saved after the directory was let go.
   std::optional<RunHold> own_hold_;
   RunHold* hold_ = nullptr;
-  Saver saver_;
+  Saver saver_;                       ///< after the assembly, which it reads
   std::optional<Recorder> recorder_;  ///< rank 0's
   /// The last member: its threads are joined before anything that they read from goes, and after
   /// the last save.

@@ -62,7 +62,8 @@ void Trainer::finish() {
   std::map<std::string, double> summary = {
       {"steps", double(counters.step)},
       {"samples_per_s", double(counters.position) / counters.wall_s},
-      {"wall_s", counters.wall_s}};
+      {"wall_s", counters.wall_s},
+      {"checkpoint_wait_ms", 1e3 * saver_.waited_s()}};
   const Engine::Averaged averaged(assembly_.engine, sample_.weights);
   for (const auto& job : assembly_.task->jobs()) {
     std::optional<Progress> progress;

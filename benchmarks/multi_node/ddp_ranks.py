@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -30,15 +28,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "sana_step")]
+import gloo  # noqa: E402
 from diffusers_step import Trainer  # noqa: E402
 from rounds import serve  # noqa: E402
 
 MEGABYTE = 1024 * 1024  # as DDP counts
-
-
-def from_launcher(*names: str) -> int | None:
-    """The first of these variables that the launcher has set."""
-    return next((int(os.environ[name]) for name in names if name in os.environ), None)
 
 
 class SentBytes:
@@ -131,10 +125,10 @@ class Ranks:
             self.all_reduce()
         exchange = time.perf_counter() - began
         parts = {
-            "forward_ms": self.slowest_ms(sum(forward) / repetitions),
-            "backward_ms": self.slowest_ms(sum(backward) / repetitions),
-            "optimizer_ms": self.slowest_ms(sum(update) / repetitions),
-            "all_reduce_ms": self.slowest_ms(exchange / repetitions),
+            "forward_ms": gloo.largest(1e3 * sum(forward) / repetitions),
+            "backward_ms": gloo.largest(1e3 * sum(backward) / repetitions),
+            "optimizer_ms": gloo.largest(1e3 * sum(update) / repetitions),
+            "all_reduce_ms": gloo.largest(1e3 * exchange / repetitions),
         }
         return parts if dist.get_rank() == 0 else None
 
@@ -143,22 +137,6 @@ class Ranks:
         works = [dist.all_reduce(bucket, async_op=True) for bucket in self.buckets]
         for work in works:
             work.wait()
-
-    def slowest_ms(self, seconds: float) -> float:
-        """Of all ranks', in milliseconds."""
-        largest = torch.tensor(1e3 * seconds, dtype=torch.float64)
-        dist.all_reduce(largest, dist.ReduceOp.MAX)
-        return float(largest)
-
-
-def requests() -> Iterator[str]:
-    """Rank 0's standard input, on every rank."""
-    while True:
-        line = [sys.stdin.readline() if dist.get_rank() == 0 else ""]
-        dist.broadcast_object_list(line, src=0)
-        if not line[0]:
-            return
-        yield line[0]
 
 
 def main() -> int:
@@ -184,17 +162,9 @@ def main() -> int:
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", "29500")
-    dist.init_process_group(
-        "gloo",
-        rank=from_launcher("OMPI_COMM_WORLD_RANK", "SLURM_PROCID") or 0,
-        world_size=from_launcher("OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS") or 1,
-    )
-    ranks = Ranks(arguments)
-    code = serve({"go": ranks.go, "parts": ranks.parts}, requests())
-    dist.destroy_process_group()
-    return code
+    with gloo.ranks():
+        ranks = Ranks(arguments)
+        return serve({"go": ranks.go, "parts": ranks.parts}, gloo.requests())
 
 
 if __name__ == "__main__":

@@ -8,10 +8,9 @@
 // through it.
 #include "benchmarks/bridge_on_pairs.h"
 #include "benchmarks/multi_node/parts.h"
+#include "benchmarks/on_all_ranks.h"
 #include "benchmarks/rounds.h"
 #include "dist/binding.h"
-#include "dist/launch_check.h"
-#include "dist/mpi_runtime.h"
 #include "trainers/engine.h"
 #include "trainers/summation.h"
 
@@ -121,20 +120,6 @@ void measure(const Arguments& arguments, const dist::Communicator& world) {
   });
 }
 
-/// As launch/commands/command.cpp does: what all know of is thrown; what they do not ends them.
-void measure_on_all_ranks(const Arguments& arguments) {
-  dist::MpiRuntime runtime(nullptr, nullptr);
-  dist::check_world(runtime.size());
-  try {
-    measure(arguments, dist::Communicator::world());
-  } catch (const dist::AgreedError& error) {
-    throw Error(error.code(), runtime.rank() == 0 ? error.what() : "");
-  } catch (const Error& error) {
-    std::cerr << "error: " << error.what() << "\n";
-    runtime.abort(error.code());
-  }
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -145,5 +130,7 @@ int main(int argc, char** argv) {
   app.add_option("--threads", arguments.threads, "of each rank");
   app.add_option("--interface", arguments.interface, "the hosts' network interface, to be counted");
   app.add_option("--set", arguments.sets, "a recipe's setting: dist.shard=none (may be repeated)");
-  return benchmarks::run(app, argc, argv, [&] { measure_on_all_ranks(arguments); });
+  return benchmarks::run(app, argc, argv, [&] {
+    benchmarks::on_all_ranks([&](const dist::Communicator& world) { measure(arguments, world); });
+  });
 }

@@ -5,6 +5,7 @@
 #include "dist/binding.h"
 #include "launch/commands/command.h"
 #include "launch/commands/units.h"
+#include "launch/signals.h"
 #include "trainers/check_recipe.h"
 #include "trainers/options.h"
 #include "trainers/step_benchmark.h"
@@ -223,6 +224,7 @@ int bench_step(const dist::Communicator& world, StopToken stop, StepArguments ar
     return found;
   });
   set_log_level_by_name(recipe.section<trainers::LogOptions>("log").level);
+  stop_on(recipe.section<trainers::StopOptions>("train").stop_signals);
   bind_threads(world, recipe.section<trainers::DistOptions>("dist").threads);
   arguments.options.stop = stop;
 

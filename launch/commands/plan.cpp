@@ -108,6 +108,8 @@ Json to_json(const Plan& plan, const Prediction& prediction, const configs::Reci
             {"gather", plan.sent_between_hosts_bytes(When::gather)}}},
           {"checkpoint_bytes",
            {{"total", plan.checkpoint_total_bytes()}, {"ranks", plan.checkpoint_bytes}}},
+          {"staging_bytes", plan.staging_bytes},
+          {"updates_wait_for_disk", plan.updates_wait_for_disk},
           {"step", step},
           {"why_no_time", prediction.why_not}};
 }
@@ -145,6 +147,12 @@ void print_plan(const Plan& plan, const Prediction& prediction, const configs::R
   fmt::print("checkpoint  {} of tensors, up to {} a rank\n",
              bytes_text(plan.checkpoint_total_bytes()),
              bytes_text(std::ranges::max(plan.checkpoint_bytes)));
+  fmt::print(
+      "            saving takes {} of host memory on a rank{}\n", bytes_text(plan.staging_bytes),
+      plan.updates_wait_for_disk
+          ? ": less than it saves (checkpoint.staging_bytes), so the step after a save waits "
+            "until the rest is written"
+          : "");
   if (!prediction.step) {
     fmt::print("step        no time: {}\n", prediction.why_not);
     return;

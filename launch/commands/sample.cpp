@@ -2,53 +2,55 @@
 #include "base/log.h"
 #include "checkpoint/load.h"
 #include "launch/commands/command.h"
+#include "launch/signals.h"
 #include "trainers/check_recipe.h"
 #include "trainers/grid.h"
 #include "trainers/trainer.h"
 
 #include <CLI/CLI.hpp>
 
+#include <filesystem>
+#include <optional>
+
 namespace trestle::launch {
 namespace {
 
-/// A checkpoint's folder as it is; for a run directory, its newest checkpoint. LOCAL.
-std::filesystem::path find_checkpoint(const std::filesystem::path& given) {
-  if (std::filesystem::exists(given / checkpoint::kManifestName)) return given;
-  for (const auto& folder : {given / "checkpoints", given}) {
-    if (auto found = checkpoint::newest(folder)) return *found;
-  }
-  fail(ExitCode::checkpoint,
-       "\"{}\" holds no checkpoint (neither manifest.json nor a run's checkpoints/ folder). Give a "
-       "run "
-       "directory or a folder such as runs/quickstart/checkpoints/step-00000100.",
-       given.string());
-}
-
 int sample(const dist::Communicator& world, StopToken stop, const std::string& given,
            const std::string& out, const std::vector<std::string>& sets) {
-  const auto folder = world.agreed([&] { return find_checkpoint(given); });
+  const auto folder = world.agreed([&] { return checkpoint::folder_of_checkpoints(given); });
+  std::optional<std::filesystem::path> chosen = given;
+  if (folder) chosen = checkpoint::newest(world, *folder);
   const configs::Recipe recipe = world.agreed([&] {
-    const auto manifest = checkpoint::read_manifest(folder);
-    auto found = configs::Recipe::from_text(manifest.recipe_toml, folder.string(), sets);
+    TRESTLE_REQUIRE_AS(checkpoint, chosen, "No checkpoint in {} is complete. Name another.",
+                       folder->string());
+    const auto manifest = checkpoint::read_manifest(*chosen);
+    auto found = configs::Recipe::from_text(manifest.recipe_toml, chosen->string(), sets);
     trainers::check_recipe(found, world.size());
     return found;
   });
+  stop_on(recipe.section<trainers::StopOptions>("train").stop_signals);
   bind_threads(world, recipe.section<trainers::DistOptions>("dist").threads);
   auto [task, mesh] = trainers::place_task(recipe, world);
   const auto collectives = dist::make_collectives(mesh.data());
   auto assembly = world.agreed([&, &task = task, &mesh = mesh] {
     return trainers::Assembly(recipe, std::move(task), *collectives, mesh.branch());
   });
-  world.agreed([&] {
+  const auto load = [&](const std::filesystem::path& path) {
     trainers::TrainingState state = assembly.state();
-    checkpoint::load(folder, state.visitor());
-  });
+    checkpoint::load(path, state.visitor());
+  };
+  if (folder) {  // another run's, perhaps one that goes on: nothing is renamed there
+    chosen = checkpoint::load_newest(
+        world, *folder, {.damaged = checkpoint::Damaged::leave, .way_out = "name another"}, load);
+  } else {
+    world.agreed([&] { load(*chosen); });
+  }
   assembly.engine.publish();
   const auto options = recipe.section<trainers::SampleOptions>("sample");
   const trainers::Engine::Averaged averaged(assembly.engine, options.weights);
   const Draws draws(static_cast<std::uint64_t>(recipe.section<trainers::RunOptions>("run").seed));
   trainers::write_grid(*assembly.task, draws, mesh, options.pictures, out, stop);
-  log_info("pictures of {}: {}", folder.string(), out);
+  log_info("pictures of {}: {}", chosen->string(), out);
   return 0;
 }
 

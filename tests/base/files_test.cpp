@@ -5,7 +5,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <sys/stat.h>
+#include <vector>
 
 namespace trestle {
 namespace {
@@ -44,6 +47,51 @@ TEST(Files, ReadsAtOffsetsAndNeverShort) {
   const std::string message =
       data_error_of([&] { file.read_exact(6, std::as_writable_bytes(std::span(four))); });
   EXPECT_NE(message.find("truncated meanwhile"), std::string::npos) << message;
+}
+
+TEST(Files, ReadsIntoManyPlacesInOrder) {
+  const ScratchFolder folder;
+  std::string content(1000, ' ');
+  for (std::size_t i = 0; i < content.size(); ++i) content[i] = static_cast<char>('a' + i % 26);
+  write_file_durable(folder.path() / "a", content, ExitCode::data);
+  const FileReader file(folder.path() / "a", ExitCode::data);
+  file.will_read(0, 1000);
+  // More than the system takes at once, with empty ones between them.
+  std::string read(900, ' ');
+  std::vector<std::span<std::byte>> places;
+  std::span<std::byte> left = std::as_writable_bytes(std::span(read));
+  for (std::size_t i = 0; !left.empty(); ++i) {
+    const std::size_t take = std::min(left.size(), i % 5);
+    places.push_back(left.first(take));
+    left = left.subspan(take);
+  }
+  ASSERT_GT(places.size(), 400u);
+  file.read_exact(50, places);
+  EXPECT_EQ(read, content.substr(50, 900));
+  EXPECT_NE(data_error_of([&] { file.read_exact(101, places); }).find("ends too early"),
+            std::string::npos);
+  file.read_exact(1000, std::span<const std::span<std::byte>>());  // nothing is nowhere
+}
+
+TEST(Files, ErrorsOfReadingSayTheSystemsReason) {
+  const ScratchFolder folder;
+  const auto reason_of = [&](const char* name) {
+    try {
+      const FileReader file(folder.path() / name, ExitCode::data);
+      std::byte byte{};
+      file.read_exact(0, std::span(&byte, 1));
+    } catch (const FileError& error) {
+      return error.reason();
+    }
+    return -1;
+  };
+  write_file_durable(folder.path() / "empty", "", ExitCode::data);
+  std::filesystem::create_symlink("loop", folder.path() / "loop");
+  EXPECT_EQ(reason_of("missing"), ENOENT);
+  EXPECT_EQ(reason_of("empty/below"), ENOTDIR);
+  EXPECT_EQ(reason_of("loop"), ELOOP);
+  EXPECT_EQ(reason_of("empty"), 0);
+  EXPECT_EQ(reason_of("."), 0);
 }
 
 TEST(Files, OnlyRegularFilesAreOpened) {
@@ -92,6 +140,18 @@ TEST(Files, AnAtomicWriteReplacesOrLeavesTheOldFile) {
   EXPECT_NE(message.find("No space left on device"), std::string::npos) << message;
   EXPECT_EQ(read_text_file(small, 100, ExitCode::data), "old");
   EXPECT_FALSE(std::filesystem::exists(disk.path() / "a.tmp"));
+}
+
+TEST(Digest, OfPartsIsThatOfTheWhole) {
+  std::string text(100'000, ' ');
+  for (std::size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>(i * i % 251);
+  Digest64 digest;
+  for (const std::size_t part : {1u, 7u, 64u, 1000u, 99'999u, 100'000u}) {
+    for (std::size_t at = 0; at < text.size(); at += part)
+      digest.add(bytes(text).subspan(at, std::min(part, text.size() - at)));
+    EXPECT_EQ(digest.take(), digest_64(bytes(text))) << part;
+  }
+  EXPECT_EQ(digest.take(), digest_64({}));
 }
 
 TEST(Digest, PublishedAnswers) {

@@ -3,6 +3,7 @@
 #include "checkpoint/load.h"
 #include "checkpoint/save.h"
 #include "checkpoint/shard_reader.h"
+#include "checkpoint/verify.h"
 #include "dist/simulated.h"
 #include "formats/hdf5.h"
 #include "tests/checkpoint/states.h"
@@ -256,8 +257,9 @@ TEST(Checkpoint, ARankReadsOnlyWhatItNeeds) {
   TestState state(6);
   const fs::path path = save_as(2, state, folder.path(), 1);
   at::Tensor scalar = at::zeros({});
-  const LoadReport report = load(
-      path, [&](Scope& scope) { scope.tensor("optim/exp_avg/scalar", scalar); }, Unnamed::ignore);
+  const LoadReport report =
+      load(path, [&](Scope& scope) { scope.tensor("optim/exp_avg/scalar", scalar); },
+           {.unnamed = Unnamed::ignore});
   EXPECT_TRUE(same_bits(scalar, state.scalar));
   EXPECT_LE(report.bytes_read, kBlockBytes);
 
@@ -317,8 +319,9 @@ TEST(Checkpoint, ADiskThatFailsToSyncKeepsTheOldCheckpoint) {
   const ScratchFolder folder;
   TestState state(1), other(2), loaded(0);
   save_as(2, state, folder.path(), 1);
-  // Two shards, the manifest and the temporary folder are synced before the rename.
-  for (int working = 0; working < 4; ++working) {
+  // Two shards, their parts of the manifest, the manifest and the temporary folder are synced
+  // before the rename.
+  for (int working = 0; working < 6; ++working) {
     syncs_that_work = working;
     const std::string message = message_of([&] { save_as(2, other, folder.path(), 2); });
     syncs_that_work = 1 << 30;
@@ -395,8 +398,8 @@ TEST(Checkpoint, LeftoversOfKilledSavesAreRemoved) {
   const ScratchFolder folder;
   TestState state(1);
   save_as(1, state, folder.path(), 1);
-  fs::create_directories(folder.path() / ".tmp-step-00000002-0a1b2c3d");
-  write_file_durable(folder.path() / ".tmp-step-00000002-0a1b2c3d" / "shard-00000-of-00001.h5",
+  fs::create_directories(folder.path() / ".tmp-step-00000002-e1-0a1b2c3d");
+  write_file_durable(folder.path() / ".tmp-step-00000002-e1-0a1b2c3d" / "shard-00000-of-00001.h5",
                      "half", ExitCode::checkpoint);
   EXPECT_EQ(newest(folder.path()), folder.path() / "step-00000001");
   remove_leftovers(folder.path());

@@ -1,8 +1,10 @@
 // Whatever happens to the files of a checkpoint is found and named, by verify() and by load().
 #include "base/files.h"
+#include "checkpoint/find.h"
 #include "checkpoint/load.h"
 #include "checkpoint/save.h"
 #include "checkpoint/shard_reader.h"
+#include "checkpoint/verify.h"
 #include "tests/checkpoint/states.h"
 #include "tests/support/scratch.h"
 
@@ -86,8 +88,8 @@ TEST_F(Damaged, TheTensorIsNamedWhenItIsReadAlone) {
   flip(manifest_.files[piece.file].name, piece.offset);
   at::Tensor mask = at::zeros({77}, at::kBool);
   try {
-    load(
-        path_, [&](Scope& scope) { scope.tensor("data/mask", mask); }, Unnamed::ignore);
+    load(path_, [&](Scope& scope) { scope.tensor("data/mask", mask); },
+         {.unnamed = Unnamed::ignore});
     FAIL() << "nothing was thrown";
   } catch (const Error& error) {
     expect_named(error.what(), {"tensor data/mask", manifest_.files[piece.file].name});
@@ -107,8 +109,12 @@ TEST_F(Damaged, Truncation) {
   const std::uintmax_t size = fs::file_size(path_ / kShards[0]);
   fs::resize_file(path_ / kShards[0], size - 1);
   expect_named(load_error(), {kShards[0], std::to_string(size)});
-  ASSERT_EQ(verify(path_).size(), 1u);
-  expect_named(verify(path_)[0].what, {kShards[0], std::to_string(size - 1)});
+  const std::vector<Damage> damages = verify(path_);
+  ASSERT_EQ(damages.size(), 1u);
+  EXPECT_EQ(damages[0].file, kShards[0]);
+  EXPECT_EQ(damages[0].begin, size - 1);
+  EXPECT_EQ(damages[0].end, size);
+  expect_named(damages[0].what, {std::to_string(size - 1), "missing: "});
 }
 
 TEST_F(Damaged, AMissingShard) {
@@ -157,6 +163,73 @@ TEST_F(Damaged, AnEditedManifest) {
   EXPECT_EQ(verify(path_)[0].file, kManifestName);
   fs::remove(path_ / kManifestName);
   expect_named(load_error(), {"manifest.json", "No such file"});
+}
+
+TEST_F(Damaged, AFileThatGrew) {
+  const std::uintmax_t size = fs::file_size(path_ / kShards[1]);
+  fs::resize_file(path_ / kShards[1], size + 5);
+  expect_named(load_error(), {kShards[1], std::to_string(size + 5)});
+  const std::vector<Damage> damages = verify(path_);
+  ASSERT_EQ(damages.size(), 1u);
+  EXPECT_EQ(damages[0].begin, size);
+  EXPECT_EQ(damages[0].end, size + 5);
+}
+
+TEST_F(Damaged, AFileThatNobodyListed) {
+  write_file_durable(path_ / "notes.txt", "12345", ExitCode::environment);
+  EXPECT_EQ(load_error(), "loaded");
+  const std::vector<Damage> damages = verify(path_);
+  ASSERT_EQ(damages.size(), 1u);
+  EXPECT_EQ(damages[0].file, "notes.txt");
+  EXPECT_EQ(damages[0].end, 5u);
+  expect_named(damages[0].what, {"does not list it"});
+}
+
+TEST_F(Damaged, AFolderOfAnotherStepsName) {
+  const fs::path renamed = folder_.path() / "step-00000011";
+  fs::rename(path_, renamed);
+  ASSERT_EQ(verify(renamed).size(), 1u);
+  expect_named(verify(renamed)[0].what, {"of step 10", "of step 11"});
+  EXPECT_THROW(require_complete(renamed), DamageError);
+  fs::rename(renamed, folder_.path() / "elsewhere");  // a name that says no step
+  EXPECT_TRUE(verify(folder_.path() / "elsewhere").empty());
+}
+
+TEST_F(Damaged, SeveralBlocksAreAllNamed) {
+  const PieceRecord& piece = piece_of("model/blocks.0.large");
+  const std::string file = manifest_.files[piece.file].name;
+  flip(file, piece.offset);
+  flip(file, manifest_.files[piece.file].bytes - 1);
+  const std::vector<Damage> damages = verify(path_);
+  const bool one_block = manifest_.files[piece.file].block_digests.size() == 1;
+  EXPECT_EQ(damages.size(), one_block ? 1u : 2u);
+}
+
+TEST_F(Damaged, WhatTheSystemSaysIsNoDamage) {
+  fs::remove(path_ / kShards[1]);
+  fs::create_symlink(kShards[1], path_ / kShards[1]);  // to itself: ELOOP, as root, too
+  TestState loaded(0);
+  try {
+    load(path_, loaded.visitor());
+    FAIL() << "nothing was thrown";
+  } catch (const DamageError& error) {
+    FAIL() << error.what();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::checkpoint);
+    expect_named(error.what(), {kShards[1], "symbolic links"});
+  }
+  EXPECT_THROW(verify(path_), Error);
+}
+
+TEST_F(Damaged, AnotherModelIsNoDamage) {
+  at::Tensor other = at::zeros({3});
+  try {
+    load(path_, [&](Scope& scope) { scope.tensor("model/other", other); });
+    FAIL() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(dynamic_cast<const DamageError*>(&error), nullptr);
+    expect_named(error.what(), {"tensor model/other is missing"});
+  }
 }
 
 TEST_F(Damaged, AnyBitAnywhere) {

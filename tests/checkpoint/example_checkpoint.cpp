@@ -1,6 +1,6 @@
 // Writes a checkpoint of random numbers in every dtype, for judges that are not ours
 // (h5py_test.py):
-//   example_checkpoint FOLDER RANKS SEED
+//   example_checkpoint FOLDER RANKS SEED [index]
 // and next to it FOLDER/expected/<tensor name with '/' as '+'>.bin, the raw bytes of each tensor.
 #include "base/files.h"
 #include "checkpoint/tensor_bytes.h"
@@ -8,16 +8,18 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <string_view>
 
 int main(int argc, char** argv) try {
   using namespace trestle;
-  if (argc != 4) {
-    std::fputs("usage: example_checkpoint FOLDER RANKS SEED\n", stderr);
+  const bool index = argc == 5 && std::string_view(argv[4]) == "index";
+  if (argc != 4 && !index) {
+    std::fputs("usage: example_checkpoint FOLDER RANKS SEED [index]\n", stderr);
     return static_cast<int>(ExitCode::usage);
   }
   const std::filesystem::path folder = argv[1];
   checkpoint::TestState state(std::strtoull(argv[3], nullptr, 10));
-  const auto path = checkpoint::save_as(std::atoi(argv[2]), state, folder, 1);
+  const auto path = checkpoint::save_as(std::atoi(argv[2]), state, folder, 1, index);
 
   std::filesystem::create_directories(folder / "expected");
   for (const auto& entry : checkpoint::collect(state.visitor()).tensors) {

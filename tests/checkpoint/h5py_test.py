@@ -6,9 +6,13 @@ every byte of every file must be covered by a digest; the manifest's text must b
 """
 
 import argparse
+import contextlib
 import ctypes
 import ctypes.util
+import io
 import json
+import re
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -51,10 +55,10 @@ class H5py(unittest.TestCase):
         self.addCleanup(scratch.cleanup)
         self.scratch = Path(scratch.name)
 
-    def make(self, ranks: int) -> tuple[Path, dict]:
+    def make(self, ranks: int, *options: str) -> tuple[Path, dict]:
         """A checkpoint of that many ranks and its manifest."""
-        folder = self.scratch / f"ranks-{ranks}"
-        command = [OPTIONS.example_checkpoint, str(folder), str(ranks), str(40 + ranks)]
+        folder = self.scratch / "-".join(["ranks", str(ranks), *options])
+        command = [OPTIONS.example_checkpoint, str(folder), str(ranks), str(40 + ranks), *options]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         path = Path(done.stdout.strip())
         return path, json.loads((path / "manifest.json").read_text(encoding="utf-8"))
@@ -107,9 +111,84 @@ class H5py(unittest.TestCase):
             rebuilt[piece["begin"]:piece["end"]] = raw
         return rebuilt
 
+    def expected(self, path: Path, tensor: str, dtype: str) -> np.ndarray:
+        """What the state held, as h5py shows it: bfloat16 widened to float32."""
+        content = (path.parent / "expected" / (tensor.replace("/", "+") + ".bin")).read_bytes()
+        raw = np.frombuffer(content, raw_dtype(dtype))
+        return (raw.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else raw
+
+    def test_the_script_of_the_documentation_rebuilds_the_whole_state(self) -> None:
+        page = (Path(__file__).parents[2] / "docs" / "checkpoint_format.md").read_text()
+        scripts = [s for s in re.findall(r"```python\n(.*?)```", page, re.S) if "import h5py" in s]
+        self.assertEqual(len(scripts), 1)
+        script = self.scratch / "script.py"
+        script.write_text(scripts[0])
+        for ranks in (1, 3):
+            for options in ((), ("index",)):
+                path, manifest = self.make(ranks, *options)
+                arguments, sys.argv = sys.argv, [str(script), str(path)]
+                with contextlib.redirect_stdout(io.StringIO()):
+                    made = runpy.run_path(str(script))
+                sys.argv = arguments
+                self.assertEqual(made["state"].keys(), manifest["tensors"].keys())
+                for tensor, found in made["state"].items():
+                    record = manifest["tensors"][tensor]
+                    self.assertEqual(list(found.shape), record["shape"])
+                    self.assertEqual(found.tobytes(),
+                                     self.expected(path, tensor, record["dtype"]).tobytes(), tensor)
+                self.assertEqual(made["values"]["trainer/step"], (40 + ranks) * 1_000_000_007)
+                self.assertEqual(made["values"]["trainer/loss"], 1 / (42 + ranks))
+                self.assertEqual(made["values"]["trainer/note"], f'seed "{40 + ranks}" é\n')
+
+    def test_the_index_shows_every_tensor_whole(self) -> None:
+        for ranks in (1, 2, 5):
+            path, manifest = self.make(ranks, "index")
+            moved = path.parent / "moved"
+            path.rename(moved)  # names in it are relative
+            with h5py.File(moved / "index.h5", "r") as index:
+                names: set[str] = set()
+                index.visititems(
+                    lambda at, node, names=names: names.add(at)
+                    if isinstance(node, h5py.Dataset) else None)
+                self.assertEqual(names, manifest["tensors"].keys())
+                for tensor, record in manifest["tensors"].items():
+                    with self.subTest(ranks=ranks, tensor=tensor):
+                        dataset = index[tensor]
+                        self.assertEqual(list(dataset.shape), record["shape"])
+                        self.assertEqual(dataset.is_virtual,
+                                         bool(record["shape"]) and dataset.size > 0)
+                        if dataset.is_virtual:
+                            sources = {source.file_name for source in dataset.virtual_sources()}
+                            self.assertEqual(sources, {p["file"] for p in record["pieces"]})
+                        expected = self.expected(moved, tensor, record["dtype"])
+                        found = np.asarray(dataset[()])
+                        self.assertEqual(found.dtype, expected.dtype)
+                        self.assertEqual(found.tobytes(), expected.tobytes())
+                self.assertEqual(index.attrs["trainer/step"], (40 + ranks) * 1_000_000_007)
+                self.assertEqual(index.attrs["trainer/loss"], 1 / (42 + ranks))
+                self.assertEqual(index.attrs["trainer/note"], f'seed "{40 + ranks}" é\n')
+            # HDF5 says nothing of a shard that is missing; floats must not look like numbers then.
+            for shard in moved.glob("shard-*"):
+                shard.unlink()
+            with h5py.File(moved / "index.h5", "r") as index:
+                for tensor in ("model/blocks.0.weight", "model/half", "model/bfloat16",
+                               "optim/exp_avg/moments"):
+                    self.assertTrue(np.isnan(index[tensor][()]).all(), tensor)
+
+    def test_the_index_is_a_file_of_the_checkpoint(self) -> None:
+        plain, indexed = self.make(2)[1], self.make(2, "index")[1]
+        self.assertEqual([f["name"] for f in indexed["files"]],
+                         [f["name"] for f in plain["files"]] + ["index.h5"])
+        self.assertEqual(indexed["tensors"], plain["tensors"])
+        again = self.scratch / "again"
+        command = [OPTIONS.example_checkpoint, str(again), "2", "42", "index"]
+        subprocess.run(command, check=True, capture_output=True)
+        self.assertEqual(json.loads((again / "step-00000001" / "manifest.json").read_text()),
+                         indexed, "equal states give equal bytes")
+
     def test_digests_cover_every_byte(self) -> None:
         library = load_xxhash()
-        path, manifest = self.make(2)
+        path, manifest = self.make(2, "index")
         for record in manifest["files"]:
             content = (path / record["name"]).read_bytes()
             self.assertEqual(len(content), record["bytes"])

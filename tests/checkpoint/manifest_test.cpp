@@ -3,6 +3,7 @@
 
 #include "base/digest.h"
 #include "base/error.h"
+#include "checkpoint/damage.h"
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -19,6 +20,7 @@ Manifest example() {
   manifest.step = 100;
   manifest.world = 2;
   manifest.topology = TopologyRecord{.host_of_rank = {0, 1}, .levels = 2};
+  manifest.epoch = 3;
   manifest.recipe_hash = "abc";
   manifest.recipe_toml = "[run]\nname = \"\xC3\xA9\"\n";
   manifest.versions = {{"torch", "2.11.0"}};
@@ -60,6 +62,7 @@ TEST(Manifest, TextReadsBackEqual) {
   EXPECT_EQ(to_text(read), text);
   EXPECT_EQ(read.recipe_toml, example().recipe_toml);
   EXPECT_EQ(read.topology, example().topology);
+  EXPECT_EQ(read.epoch, 3);
   EXPECT_EQ(read.values, example().values);
   EXPECT_EQ(read.files[1].block_digests, example().files[1].block_digests);
   const PieceRecord& piece = read.tensors.at("model/w").pieces[1];
@@ -68,22 +71,42 @@ TEST(Manifest, TextReadsBackEqual) {
   EXPECT_EQ(sealed(json::parse(text)), text);
 }
 
-TEST(Manifest, AnEarlyOneSaysNothingOfItsTopology) {
+TEST(Manifest, AnEarlyOneSaysNothingOfItsTopologyAndEpoch) {
   json early = json::parse(to_text(example()));
   early.erase("topology");
+  early.erase("epoch");
   const std::string text = sealed(early);
   EXPECT_EQ(refusal_of(text), "accepted");
   const Manifest read = parse_manifest(text, "m");
   EXPECT_FALSE(read.topology);
+  EXPECT_EQ(read.epoch, 0);
   EXPECT_EQ(to_text(read), text);
 }
 
 TEST(Manifest, FieldsOfLaterVersionsAreSkipped) {
   json later = json::parse(to_text(example()));
-  later["epoch"] = {{"a", {1, 2.5, nullptr}}};
+  later["era"] = {{"a", {1, 2.5, nullptr}}};
   later["files"][0]["mirror"] = "x";
   later["tensors"]["model/w"]["pieces"][0]["codec"] = "none";
   EXPECT_EQ(refusal_of(sealed(later)), "accepted");
+}
+
+TEST(Manifest, ALaterVersionIsRefusedAndIsNoDamage) {
+  json later = json::parse(to_text(example()));
+  later["format_version"] = 2;
+  later["files"] = "elsewhere";
+  const auto read = [](const std::string& text) { return parse_manifest(text, "step-1/m"); };
+  try {
+    read(sealed(later));
+    FAIL() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(dynamic_cast<const DamageError*>(&error), nullptr);
+    EXPECT_NE(std::string(error.what()).find("format_version 2, and this program reads 1"),
+              std::string::npos)
+        << error.what();
+  }
+  later["digest"] = std::string(32, '0');
+  EXPECT_THROW(read(later.dump(1) + "\n"), DamageError);
 }
 
 TEST(Manifest, EveryFlippedBitIsNoticed) {
@@ -113,11 +136,11 @@ TEST(Manifest, EditsWithARightDigestAreStillChecked) {
   const auto shape = [](json& m) -> json& { return m["tensors"]["model/w"]["shape"]; };
   const std::vector<Case> cases = {
       {"\"format\" is not", [](json& m) { m["format"] = "other"; }},
-      {"format_version 2, and this program reads 1", [](json& m) { m["format_version"] = 2; }},
       {"\"step\" is not a number", [](json& m) { m["step"] = -1; }},
       {"\"step\" is not a number", [](json& m) { m["step"] = 1.0; }},
       {"\"step\" is not a number", [&](json& m) { m["step"] = kHuge; }},
       {"\"world\" is 0", [](json& m) { m["world"] = 0; }},
+      {"\"epoch\" is not a number", [](json& m) { m["epoch"] = -1; }},
       {"\"levels\" is 3", [](json& m) { m["topology"]["levels"] = 3; }},
       {"\"levels\" is 0", [](json& m) { m["topology"]["levels"] = 0; }},
       {"field \"levels\" is missing", [](json& m) { m["topology"] = json::object(); }},

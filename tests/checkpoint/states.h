@@ -85,7 +85,8 @@ inline bool same_state(const TestState& a, const TestState& b) {
 
 /// Saves the state as `world` simulated ranks (threads of this process).
 inline std::filesystem::path save_as(int world, TestState& state,
-                                     const std::filesystem::path& folder, std::int64_t step) {
+                                     const std::filesystem::path& folder, std::int64_t step,
+                                     bool index = false) {
   const StateTree tree = collect(state.visitor());
   std::filesystem::path made;
   dist::simulate(world, [&](dist::Communicator comm) {
@@ -94,6 +95,7 @@ inline std::filesystem::path save_as(int world, TestState& state,
     request.step = step;
     request.recipe_toml = "[run]\ntask = \"test\"\n";
     request.recipe_hash = "0123456789abcdef";
+    request.index = index;
     const auto path = save(comm, tree, request);
     if (comm.is_root()) made = path;
   });

@@ -214,6 +214,18 @@ TEST(Verdict, EachPhaseHasItsPatience) {
     EXPECT_FALSE(trips(phase, 1e6));
 }
 
+TEST(Verdict, WhoWaitsForASaveHasItsPatience) {
+  auto views = all_wait(3, 7, 400);
+  views[1] = rank_at(7, false, 400);
+  views[1].activity.phase = Phase::checkpoint;
+  EXPECT_FALSE(judge(views, kLimits));
+  views.push_back(rank_at(7, false, 400));  // waits for nothing
+  EXPECT_EQ(judge(views, kLimits)->rank, 3);
+  views.pop_back();
+  views[1].activity.quiet_s = 1801;
+  EXPECT_EQ(judge(views, kLimits)->rank, 1);
+}
+
 TEST(Verdict, ALostRankComesFirst) {
   for (const int lost : {0, 1, 2}) {
     auto views = all_wait(3, 7, 61);  // overdue as well

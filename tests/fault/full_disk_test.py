@@ -24,25 +24,6 @@ PROGRAM = Path("trestle")
 CHECKPOINT_ERROR = 5
 
 
-class SmallDisk:
-    """A tmpfs with the run directory on it; `ballast` leaves that many free bytes."""
-
-    def __init__(self, folder: Path, size: int):
-        self.folder = folder
-        folder.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
-                       check=True, capture_output=True)
-
-    def fill_up_to(self, free_bytes: int) -> Path:
-        ballast = self.folder / "ballast"
-        available = shutil.disk_usage(self.folder).free
-        ballast.write_bytes(b"\0" * (available - free_bytes))
-        return ballast
-
-    def unmount(self) -> None:
-        subprocess.run(["umount", "-l", str(self.folder)], check=False)
-
-
 class FullDisk(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
@@ -59,7 +40,7 @@ class FullDisk(unittest.TestCase):
 
     def setUp(self) -> None:
         try:
-            self.disk = SmallDisk(self.scratch / self._testMethodName, 64 << 20)
+            self.disk = trestle.SmallDisk(self.scratch / self._testMethodName, 64 << 20)
         except (subprocess.CalledProcessError, FileNotFoundError, PermissionError) as error:
             self.skipTest(f"a tmpfs cannot be mounted here: {error}")
         self.addCleanup(self.disk.unmount)

@@ -35,10 +35,6 @@ source {trestle.ROOT}/launch/common.sh
 run_ranks 2 "$@"
 """
 
-# A rank in a shell that only waits for it and writes down how it ended.
-WITNESS = 'trap "" INT TERM USR2 CONT; "$@"; echo $? >"$ENDED/$OMPI_COMM_WORLD_RANK"'
-
-
 class Run(trestle.Training):
     """Saves nothing before it is over or told to stop."""
 
@@ -118,7 +114,7 @@ class Signals(unittest.TestCase):
                 ended = self.scratch / f"ended-{number.name}"
                 ended.mkdir()
                 run = Run(self.scratch / f"mpirun-{number.name}", self.data,
-                          launcher=(*MPIRUN, "sh", "-c", WITNESS, "witness"),
+                          launcher=(*MPIRUN, *trestle.WITNESS),
                           # mpirun's patience, so that a busy machine is not what is tested.
                           environment={"ENDED": str(ended),
                                        "OMPI_MCA_odls_base_sigkill_timeout": "5"})
@@ -170,6 +166,29 @@ class Signals(unittest.TestCase):
         run.process.send_signal(signal.SIGCONT)
         run.wait_for_steps(run.steps() + 3)
         run.process.send_signal(signal.SIGTERM)
+        self.expect_stopped_and_saved(run)
+
+    def test_the_recipe_says_which_signals_stop_it(self) -> None:
+        run = self.start("train.stop_signals=[\"XCPU\"]")
+        run.wait_for_steps(3)
+        for number in (signal.SIGUSR2, signal.SIGTERM):  # watched until the recipe was read
+            run.ranks()[1].send_signal(number)
+        run.wait_for_steps(run.steps() + 20)
+        run.ranks()[0].send_signal(signal.SIGXCPU)  # the rank that tells
+        self.expect_stopped_and_saved(run)
+        self.assertIn("stopped by SIGXCPU", run.said())
+
+    def test_usr1_stops_where_the_recipe_says_so(self) -> None:
+        run = self.start("train.stop_signals=[\"USR1\"]")
+        run.wait_for_steps(3)
+        run.mpirun().send_signal(signal.SIGUSR1)
+        self.expect_stopped_and_saved(run)
+        self.assertEqual(list(run.run_dir.glob("logs/flight-*")), [])
+
+    def test_sigint_stops_whatever_the_recipe_says(self) -> None:
+        run = self.start("train.stop_signals=[]")
+        run.wait_for_steps(3)
+        run.ranks()[0].send_signal(signal.SIGINT)
         self.expect_stopped_and_saved(run)
 
     def test_while_pictures_are_made(self) -> None:

@@ -61,8 +61,8 @@ class Commands(unittest.TestCase):
         by_time = {key for key in lines[0] if key.startswith("loss_by_time/")}
         self.assertTrue(by_time and by_time <= {f"loss_by_time/{i}" for i in range(4)}, by_time)
         self.assertEqual(set(lines[0]) - by_time, {"step", "samples", "loss", "lr", "grad_norm",
-                                         "samples_per_s", "step_ms", "data_wait_ms", "rss_bytes",
-                                         "bad_samples"})
+                                         "samples_per_s", "step_ms", "data_wait_ms",
+                                         "checkpoint_wait_ms", "rss_bytes", "bad_samples"})
         summary = json.loads((self.run_dir / "summary.json").read_text())
         for key in ("heldout_error_model", "heldout_error_source", "heldout_error_affine", "steps",
                     "samples_per_s", "wall_s"):

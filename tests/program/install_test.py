@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,9 @@ def main() -> int:
         program = prefix / "bin" / "trestle"
         recipe = prefix / "share" / "trestle" / "recipes" / "quickstart.toml"
         assert recipe.exists(), f"{recipe} was not installed"
-        assert (prefix / "share" / "trestle" / "slurm" / "train.sbatch").exists()
+        scripts = prefix / "share" / "trestle" / "slurm"
+        assert (scripts / "train.sbatch").exists()
+        assert os.access(scripts / "requeue.sh", os.X_OK), "requeue.sh cannot be run"
         print(trestle.checked(trestle.run(program, "--version", cwd=prefix)).stdout, end="")
         data = trestle.make_data(Path(name) / "data", size=64, crops=4, heldout=2)
         trestle.checked(trestle.run(

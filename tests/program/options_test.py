@@ -14,9 +14,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,15 +48,25 @@ SPECIAL: dict[str, tuple[object, list[str]]] = {
     "data.max_bad": (0, []),
     "train.on_nonfinite": ("stop", ["optim.learning_rate=1e30"]),
     "train.max_skips": (0, ["optim.learning_rate=1e30"]),
+    "train.stop_signals": ('["USR1"]', []),
+    "train.stop_before_end_s": (7200, ["train.steps=2000"]),
     "dist.wire_dtype": ("bf16", []),
     "dist.verify_every": (1, []),
+    "checkpoint.timeout_s": (1e-6, []),
+    "checkpoint.keep_last": (1, []),
+    "checkpoint.keep_every": (2, ["checkpoint.keep_last=1"]),
 }
 
 # What these refuse is found by training.
-ENDS_RUN = {"train.on_nonfinite": 6, "train.max_skips": 6}
+ENDS_RUN = {"train.on_nonfinite": 6, "train.max_skips": 6, "train.stop_before_end_s": 75,
+            "checkpoint.timeout_s": 5}
+
+# What counts in a Slurm job only: the run and the one that it is compared with are in one.
+IN_SLURM = ("train.stop_before_end_s",)
 
 # Lines and fields that hold times or places, which differ between equal runs.
-VOLATILE_METRICS = ("samples_per_s", "step_ms", "data_wait_ms", "rss_bytes", "wall_s")
+VOLATILE_METRICS = ("samples_per_s", "step_ms", "data_wait_ms", "checkpoint_wait_ms", "rss_bytes",
+                    "wall_s")
 
 
 def changed_value(option: dict) -> str:
@@ -72,6 +84,15 @@ def changed_value(option: dict) -> str:
     return others[0] if others else value.strip('"') + "_changed"
 
 
+def slurm_job(folder: Path) -> dict[str, str]:
+    """The environment of a job that ends in an hour, as far as a run looks at it."""
+    folder.mkdir()
+    squeue = folder / "squeue"
+    squeue.write_text(f"#!/bin/sh\necho {int(time.time()) + 3600}\n")
+    squeue.chmod(0o755)
+    return {"SLURM_JOB_ID": "1", "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
 class Runner:
     """Runs the tiny recipe with settings and takes the fingerprint of what came out."""
 
@@ -82,12 +103,14 @@ class Runner:
         for picture in sorted((self.data / "train").glob("*_source.png"))[:4]:
             picture.write_bytes(picture.read_bytes()[:100])
 
-    def __call__(self, label: str, sets: list[str]) -> tuple[int, str, str]:
+    def __call__(self, label: str, sets: list[str],
+                 environment: dict[str, str] | None = None) -> tuple[int, str, str]:
         """Exit code, fingerprint, and what was printed."""
         folder = self.scratch / label
         folder.mkdir()
         arguments = trestle.settings(f"data.path={self.data}", *BASE, *sets)
-        result = trestle.run(self.program, "train", trestle.TINY, *arguments, cwd=folder)
+        result = trestle.run(self.program, "train", trestle.TINY, *arguments, cwd=folder,
+                             environment=environment)
         digest = hashlib.sha256()
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             # TensorBoard's files carry a time in their names, and times inside.
@@ -122,8 +145,10 @@ class Runner:
     @staticmethod
     def stable_lines(text: str) -> str:
         text = re.sub(r"\d+(\.\d+)? samples/s|\d+:\d\d left|\? left", "", text)
+        text = re.sub(r"(saved step \d+:|still was:) .*", r"\1", text)
         return "\n".join(line for line in text.splitlines()
-                         if not re.search(r"wall_s|samples_per_s|recipe differs", line))
+                         if not re.search(r"wall_s|samples_per_s|checkpoint_wait|recipe differs",
+                                          line))
 
 
 def main() -> int:
@@ -151,8 +176,11 @@ def main() -> int:
         def judge(key: str) -> str | None:
             value, beside = SPECIAL.get(key, (None, []))
             value = changed_value(options[key]) if value is None else value
-            before = first[1] if not beside else runner(f"{key}-beside", beside)[1]
-            code, fingerprint, printed = runner(key, [*beside, f"{key}={value}"])
+            around = slurm_job(runner.scratch / "slurm") if key in IN_SLURM else None
+            before = first[1]
+            if beside or around:
+                before = runner(f"{key}-beside", beside, around)[1]
+            code, fingerprint, printed = runner(key, [*beside, f"{key}={value}"], around)
             what = f"{key}: {options[key]['value']} -> {value}"
             if code == 0:
                 print(f"{what}: {'another result' if fingerprint != before else 'THE SAME RESULT'}")

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,11 @@ TINY = TESTS / "recipes" / "tiny.toml"
 # One thread a rank, and more ranks than cores; as root, too.
 MPI_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1",
                    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
+
+
+# A rank in a shell that only waits for it and writes down, in $ENDED, how it ended.
+WITNESS = ("sh", "-c", 'trap "" INT TERM USR2 CONT; "$@"; echo $? >"$ENDED/$OMPI_COMM_WORLD_RANK"',
+           "witness")
 
 
 def take_program(documentation: str) -> Path:
@@ -84,14 +90,15 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) ->
 
 
 class Training:
-    """A training run of the tiny recipe in the background."""
+    """A training run of the tiny recipe, or another, in the background."""
 
     def __init__(self, program: Path, run_dir: Path, *sets: str, launcher: tuple[str, ...] = (),
                  options: tuple[str, ...] = (), environment: dict[str, str] | None = None,
-                 output: Path | None = None):
+                 recipe: Path = TINY, output: Path | None = None):
         """What it says goes to `output`, or else to a file in the run directory."""
         self.run_dir = run_dir
-        command = [*launcher, str(program), "train", str(TINY), "--run-dir", str(run_dir),
+        self.program = program.name
+        command = [*launcher, str(program), "train", str(recipe), "--run-dir", str(run_dir),
                    *settings(*sets), *options]
         variables = {**os.environ, **MPI_ENVIRONMENT, **(environment or {})}
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -112,9 +119,9 @@ class Training:
             raise AssertionError(f"ended with {self.process.returncode}\n{self.said()}")
 
     def ranks(self) -> list[psutil.Process]:
-        """The trestle processes, by rank."""
+        """The program's processes, by rank."""
         found = [p for p in psutil.Process(self.process.pid).children(recursive=True)
-                 if p.name() == "trestle"]
+                 if p.name() == self.program]
         return sorted(found, key=lambda p: int(p.environ()["OMPI_COMM_WORLD_RANK"]))
 
     def said(self) -> str:
@@ -127,6 +134,26 @@ class Training:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             raise AssertionError(f"still running after {seconds} s\n{self.said()}") from None
+
+
+class SmallDisk:
+    """A tmpfs of its own. Mounting takes rights that not every machine gives."""
+
+    def __init__(self, folder: Path, size: int):
+        self.folder = folder
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+                       check=True, capture_output=True)
+
+    def fill_up_to(self, free_bytes: int) -> Path:
+        """Leaves that many free bytes; the file that takes the others."""
+        ballast = self.folder / "ballast"
+        available = shutil.disk_usage(self.folder).free
+        ballast.write_bytes(b"\0" * (available - free_bytes))
+        return ballast
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", "-l", str(self.folder)], check=False)
 
 
 class Checkpoint:

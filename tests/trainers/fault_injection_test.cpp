@@ -20,13 +20,36 @@ TEST(Faults, AreRead) {
   EXPECT_EQ(parse_fault("desync@rank1:step2"), (Fault{.kind = Kind::desync, .rank = 1, .step = 2}));
   EXPECT_EQ(parse_fault("slow=2.5x@rank3"),
             (Fault{.kind = Kind::slow, .rank = 3, .step = -1, .factor = 2.5}));
+  EXPECT_EQ(parse_fault("kill@rank2:save-staged"),
+            (Fault{.kind = Kind::kill, .rank = 2, .save_at = checkpoint::SaveStep::staged}));
+  EXPECT_EQ(parse_fault("kill@rank0:save-latest-written@step40"),
+            (Fault{.kind = Kind::kill,
+                   .rank = 0,
+                   .step = 40,
+                   .save_at = checkpoint::SaveStep::latest_written}));
+}
+
+TEST(Faults, EveryStepOfASaveCanBeNamed) {
+  for (const auto& [step, name] : checkpoint::kSaveSteps) {
+    EXPECT_EQ(parse_fault(fmt::format("kill@rank0:save-{}", name)).save_at, step);
+    EXPECT_EQ(checkpoint::save_step_name(step), name);
+    EXPECT_NE(save_steps_text().find(name), std::string::npos);
+  }
+  try {
+    parse_fault("kill@rank0:save-stagde");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("did you mean \"staged\"?"), std::string::npos)
+        << error.what();
+  }
 }
 
 TEST(Faults, WhatIsNoneIsRefusedWithTheNearest) {
   for (const std::string spec :
        {"", "hang", "hang@1:step2", "hang@rank1", "hang@rank:step2", "hang@rank-1:step2",
         "hang@rank1:step2x", "hang=2x@rank1:step2", "slow@rank1", "slow=x@rank1", "slow=2@rank1",
-        "slow=0.5x@rank1", "slow=2x@rank1:step2", "explode@rank1:step2"}) {
+        "slow=0.5x@rank1", "slow=2x@rank1:step2", "explode@rank1:step2", "hang@rank1:save-staged",
+        "kill@rank1:save-", "kill@rank1:save-staged@", "kill@rank1:save-staged@7"}) {
     try {
       parse_fault(spec);
       ADD_FAILURE() << spec;

@@ -337,6 +337,8 @@ TEST(CheckRecipe, FindsWhatCannotBe) {
   }
   for (const int world : {4, 6, 9, 12}) EXPECT_EQ(problem_of({"dist.two_level=true"}, world), "");
   EXPECT_EQ(problem_of({"dist.two_level=auto"}, 1), "");
+  const std::string problem = problem_of({"checkpoint.keep_last=0", "checkpoint.keep_every=10"}, 1);
+  EXPECT_NE(problem.find("checkpoint.keep_every = 10 has no effect"), std::string::npos) << problem;
 }
 
 }  // namespace

@@ -31,6 +31,7 @@ struct Trial {
   std::function<std::unique_ptr<const trainers::Optimizer>(const trainers::GroupOptions&)>
       make_optimizer = trainers::EngineOptions::fused_adamw;
   std::string hosts = {};  ///< a letter a rank: two levels over them; empty: one
+  std::function<void(trainers::Engine&)> around_steps = {};  ///< before each, and after the last
 };
 
 struct Result {
@@ -94,6 +95,7 @@ inline Result run_trial(const Trial& trial, const dist::Communicator& world) {
   data::BadSamples bad(0);
   Result mine;
   for (std::int64_t step = 0; step < trial.steps; ++step) {
+    if (trial.around_steps) trial.around_steps(engine);
     const KindCounts kinds = count_kinds(points, sampler, plan.global_batch({step}));
     std::int64_t micro = 0;
     const StepInputs inputs{.step = {step},
@@ -118,6 +120,7 @@ inline Result run_trial(const Trial& trial, const dist::Communicator& world) {
     mine.metrics.push_back(report.objectives.front().metrics);
   }
   engine.wait();
+  if (trial.around_steps) trial.around_steps(engine);
   for (const auto& parameter : engine.parameters())
     mine.parameters.push_back(parameter.tensor.detach().clone());
   const auto fingerprints = world.all_gather_bytes(fingerprint(mine));

@@ -47,13 +47,18 @@ void Recorder::step(const StepRecord& record) {
     further["grad_norm/" + name] = grad_norm;
   }
   observe([&] {
-    std::vector<formats::JsonField> fields{
-        {"step", record.step},           {"samples", record.samples},
-        {"loss", record.loss},           {"lr", record.learning_rate},
-        {"grad_norm", record.grad_norm}, {"samples_per_s", record.samples_per_s},
-        {"step_ms", record.step_ms},     {"data_wait_ms", record.data_wait_ms},
-        {"rss_bytes", resident_bytes()}, {"bad_samples", record.bad_samples},
-        {"restarts", restarts_}};
+    std::vector<formats::JsonField> fields{{"step", record.step},
+                                           {"samples", record.samples},
+                                           {"loss", record.loss},
+                                           {"lr", record.learning_rate},
+                                           {"grad_norm", record.grad_norm},
+                                           {"samples_per_s", record.samples_per_s},
+                                           {"step_ms", record.step_ms},
+                                           {"data_wait_ms", record.data_wait_ms},
+                                           {"checkpoint_wait_ms", record.checkpoint_wait_ms},
+                                           {"rss_bytes", resident_bytes()},
+                                           {"bad_samples", record.bad_samples},
+                                           {"restarts", restarts_}};
     for (const auto& [key, value] : further) {
       TRESTLE_ASSERT(std::ranges::find(fields, key, &formats::JsonField::key) == fields.end(),
                      "a metric is called {}, as what stands in every line is", key);
@@ -62,10 +67,13 @@ void Recorder::step(const StepRecord& record) {
     metrics_.append(std::span<const formats::JsonField>(fields));
   });
   if (events_) {
-    std::map<std::string, double> values{
-        {"train/loss", record.loss},           {"train/lr", record.learning_rate},
-        {"train/grad_norm", record.grad_norm}, {"speed/samples_per_s", record.samples_per_s},
-        {"speed/step_ms", record.step_ms},     {"speed/data_wait_ms", record.data_wait_ms}};
+    std::map<std::string, double> values{{"train/loss", record.loss},
+                                         {"train/lr", record.learning_rate},
+                                         {"train/grad_norm", record.grad_norm},
+                                         {"speed/samples_per_s", record.samples_per_s},
+                                         {"speed/step_ms", record.step_ms},
+                                         {"speed/data_wait_ms", record.data_wait_ms},
+                                         {"speed/checkpoint_wait_ms", record.checkpoint_wait_ms}};
     for (const auto& [key, value] : further) values["train/" + key] = value;
     events_->scalars(record.step + 1, values);
   }

@@ -25,7 +25,8 @@ struct StepRecord {
   std::int64_t samples = 0;  ///< seen by the run, this step included
   double loss = 0, learning_rate = 0, grad_norm = 0;
   double samples_per_s = 0, step_ms = 0, data_wait_ms = 0;
-  std::int64_t bad_samples = 0;  ///< replaced so far, distinct
+  double checkpoint_wait_ms = 0;  ///< for saves, since the step before was recorded
+  std::int64_t bad_samples = 0;   ///< replaced so far, distinct
   /// Beside the run's first objective in its first branch: "discriminator", "branch-1",
   /// "discriminator/branch-1".
   struct Further {

@@ -1,6 +1,7 @@
 // The files of a run and where they lie:
 //   recipe.resolved.toml  metrics.jsonl  summary.json  logs/rank-00000.log
 //   samples/step-00000100.png  checkpoints/step-00000100/
+//   begun_from.json                           (where it began at another run's checkpoint)
 //   verdict.json  logs/flight-00000.jsonl     (after a rank was lost or stuck)
 //   lease.json  restarts.jsonl                (who holds the directory, and who has)
 // LOCAL. THREADS: any.
@@ -24,6 +25,7 @@ class RunDirectory {
   std::filesystem::path metrics() const { return root_ / "metrics.jsonl"; }
   std::filesystem::path summary() const { return root_ / "summary.json"; }
   std::filesystem::path checkpoints() const { return root_ / "checkpoints"; }
+  std::filesystem::path begun_from() const { return root_ / "begun_from.json"; }
   std::filesystem::path verdict() const { return root_ / "verdict.json"; }
   std::filesystem::path restarts() const { return root_ / "restarts.jsonl"; }
   std::filesystem::path log(int rank) const;
