@@ -1,7 +1,8 @@
 // The list of a run's epochs. Text is tried as it is and again with the right digest, as a careful
 // enemy would write it.
-#include "base/digest.h"
 #include "checkpoint/epochs.h"
+
+#include "base/digest.h"
 #include "tests/fuzz/fuzz.h"
 
 #include <nlohmann/json.hpp>
