@@ -155,11 +155,11 @@ TEST_F(ReadPieces, DamageIsNamedWithTheTensorThatWasWanted) {
 }
 
 TEST_F(ReadPieces, AnErrorThatIsNoDamageWins) {
-  damage(0, 5);
+  damage(3, 5);
   Bytes memory(100);
-  const PieceRead damaged{.file = 0, .offset = 0, .bytes = 50, .into = memory.data()};
-  // Another thread's, which comes after the damage was found.
-  const PieceRead late{.file = 3, .offset = 0, .bytes = 50, .sink = [](auto, auto) {
+  const PieceRead damaged{.file = 3, .offset = 0, .bytes = 50, .into = memory.data()};
+  // Another thread's, which begins before the damage is found and ends after that.
+  const PieceRead late{.file = 0, .offset = 0, .bytes = 50, .sink = [](auto, auto) {
                          std::this_thread::sleep_for(std::chrono::milliseconds(200));
                          fail(ExitCode::checkpoint, "no rights");
                        }};

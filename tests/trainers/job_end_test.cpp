@@ -1,6 +1,7 @@
 #include "trainers/job_end.h"
 
 #include "base/error.h"
+#include "base/log.h"
 
 #include <gtest/gtest.h>
 
@@ -134,6 +135,7 @@ TEST(JobEnd, ASqueueThatNeverAnswersStopsNothingAndIsSaidOnce) {
   Job job(600);
   job.squeue_fails = true;
   JobEnd job_end(job.parts(120));
+  set_log_level(LogLevel::warn);
   testing::internal::CaptureStderr();
   EXPECT_EQ(stopped_at(job, job_end, 0, 600), -1);
   const std::string said = testing::internal::GetCapturedStderr();
