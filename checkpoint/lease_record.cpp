@@ -2,19 +2,11 @@
 
 #include "base/digest.h"
 #include "base/error.h"
-#include "dist/binding.h"
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <cerrno>
-#include <charconv>
-#include <csignal>
-#include <ctime>
-#include <fstream>
 #include <limits>
-#include <sstream>
-#include <unistd.h>
 
 namespace trestle::checkpoint {
 namespace {
@@ -23,8 +15,7 @@ using nlohmann::json;
 
 constexpr std::string_view kFormat = "trestle-lease";
 constexpr std::int64_t kVersion = 1;
-constexpr std::size_t kTextLimit = 256;  // of a name in the file
-constexpr std::size_t kPadding = 1024;   // texts are as long as a multiple of this
+constexpr std::size_t kPadding = 1024;  // texts are as long as a multiple of this
 constexpr std::int64_t kMostEpochs = 1'000'000'000'000;
 
 /// What is wrong with a text, without its name; parse_lease() adds that.
@@ -52,7 +43,7 @@ std::string text_at(const json& object, const char* key) {
   if (!value.is_string()) throw Malformed{fmt::format("\"{}\" is not a text", key)};
   const auto& text = value.get_ref<const std::string&>();
   const bool plain = std::ranges::all_of(text, [](char c) { return c >= ' ' && c <= '~'; });
-  if (!plain || text.size() > kTextLimit)
+  if (!plain || text.size() > kLeaseTextLimit)
     throw Malformed{fmt::format("\"{}\" is not a short printable text", key)};
   return text;
 }
@@ -61,14 +52,6 @@ bool flag_at(const json& object, const char* key) {
   const json& value = member(object, key);
   if (!value.is_boolean()) throw Malformed{fmt::format("\"{}\" is neither true nor false", key)};
   return value.get<bool>();
-}
-
-/// A name of this machine or of Slurm as the file holds it.
-std::string printable(std::string text) {
-  std::ranges::replace_if(
-      text, [](char c) { return c < ' ' || c > '~'; }, '?');
-  if (text.size() > kTextLimit) text.resize(kTextLimit);
-  return text;
 }
 
 json to_json(const LeaseRecord& record) {
@@ -122,26 +105,6 @@ LeaseRecord from_json(json stored) {
   return record;
 }
 
-std::string first_line(const char* file) {
-  std::ifstream in(file);
-  std::string line;
-  std::getline(in, line);
-  return line;
-}
-
-std::string link_target(const char* link) {
-  char target[256] = "";
-  const ssize_t length = ::readlink(link, target, sizeof target - 1);
-  return length > 0 ? std::string(target, static_cast<std::size_t>(length)) : "";
-}
-
-std::int64_t count_in(const dist::Environment& environment, const char* name) {
-  const std::string text = environment(name).value_or("");
-  std::int64_t count = 0;
-  std::from_chars(text.data(), text.data() + text.size(), count);
-  return std::max<std::int64_t>(count, 0);
-}
-
 }  // namespace
 
 std::string LeaseHolder::to_text() const {
@@ -152,29 +115,6 @@ std::string LeaseHolder::to_text() const {
 
 std::string LeaseRecord::to_text() const {
   return fmt::format("{}, since {}", holder.to_text(), taken);
-}
-
-std::string time_text_now() {
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  ::gmtime_r(&now, &parts);
-  char text[64];
-  std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S UTC", &parts);
-  return text;
-}
-
-LeaseHolder this_process(int world, const dist::Environment& environment) {
-  LeaseHolder holder;
-  holder.host = printable(dist::host_name());
-  holder.boot_id = printable(first_line("/proc/sys/kernel/random/boot_id"));
-  holder.pid_space = printable(link_target("/proc/self/ns/pid"));
-  holder.pid = ::getpid();
-  holder.started_ticks = std::max<std::int64_t>(start_of_process(holder.pid).value_or(0), 0);
-  holder.cluster = printable(environment("SLURM_CLUSTER_NAME").value_or(""));
-  holder.job = printable(environment("SLURM_JOB_ID").value_or(""));
-  holder.restart = count_in(environment, "SLURM_RESTART_COUNT");
-  holder.world = world;
-  return holder;
 }
 
 std::string to_text(const LeaseRecord& record) {
@@ -206,24 +146,6 @@ LeaseRecord parse_lease(std::string_view text, const std::string& origin) {
          "{} is damaged ({}). It may be deleted while no run uses its folder.", origin,
          error.problem);
   }
-}
-
-std::optional<std::int64_t> start_of_process(std::int64_t pid) {
-  if (pid <= 0 || pid > std::numeric_limits<pid_t>::max()) return std::nullopt;
-  std::ifstream in(fmt::format("/proc/{}/stat", pid));
-  std::string line;
-  if (std::getline(in, line)) {
-    // pid (name) state ...: the name may hold anything, so count from its last bracket.
-    std::istringstream fields(line.substr(std::min(line.rfind(')') + 1, line.size())));
-    std::string state, skipped;
-    fields >> state;
-    if (state == "Z" || state == "X") return std::nullopt;  // dead, not yet buried
-    for (int field = 4; field < 22; ++field) fields >> skipped;
-    if (std::int64_t ticks = 0; fields >> ticks) return ticks;
-  }
-  // Systems may hide the processes of other users.
-  const bool there = ::kill(static_cast<pid_t>(pid), 0) == 0 || errno == EPERM;
-  return there ? std::optional<std::int64_t>(-1) : std::nullopt;
 }
 
 Standing judge(const LeaseRecord& record, const LeaseHolder& me, const ProcessLook& look) {

@@ -9,6 +9,7 @@
 #pragma once
 #include "dist/launch_check.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -16,6 +17,8 @@
 #include <string_view>
 
 namespace trestle::checkpoint {
+
+constexpr std::size_t kLeaseTextLimit = 256;  ///< characters of a name in a lease
 
 /// A process that holds a run directory or would like to.
 struct LeaseHolder {

@@ -33,6 +33,10 @@ std::vector<fs::path> superfluous(const fs::path& folder, const RetentionPolicy&
   TRESTLE_ASSERT(sealed_step, "{} is no checkpoint's name", sealed.string());
   const Epochs epochs = Epochs::read(folder);
   std::vector<fs::path> going;
+  // A run that was taken over has nothing to say about what the other one keeps.
+  if (const Manifest manifest = require_complete(sealed);
+      epochs.superseded(manifest.epoch, manifest.step))
+    return going;
   std::int64_t kept = 0;
   for (const Candidate& candidate : candidates(folder)) {
     if (candidate.step > *sealed_step) continue;
@@ -66,7 +70,6 @@ std::vector<fs::path> retain(const fs::path& folder, const RetentionPolicy& poli
   if (policy.keep_last <= 0) return {};
   std::vector<fs::path> gone, renamed;
   try {
-    require_complete(sealed);
     std::random_device random;
     for (const fs::path& path : superfluous(folder, policy, sealed)) {
       const fs::path hidden =

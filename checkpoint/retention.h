@@ -23,9 +23,9 @@ struct RetentionPolicy {
 
 /// After `sealed` was renamed into its place: deletes older checkpoints that the policy does not
 /// keep, the oldest first, and returns their names. Never deleted: `sealed` and what is newer, what
-/// is being written, what is set aside, and anything while `sealed` is not complete. Only complete
-/// checkpoints that are not superseded (epochs.h) count as kept. A failure is warned of: it costs
-/// space, no data.
+/// is being written, what is set aside, and anything while `sealed` is not complete or is
+/// superseded (epochs.h). Only complete checkpoints that are not superseded count as kept. A
+/// failure is warned of: it costs space, no data.
 std::vector<std::filesystem::path> retain(const std::filesystem::path& folder,
                                           const RetentionPolicy& policy,
                                           const std::filesystem::path& sealed);

@@ -65,9 +65,10 @@ void Saver::save(const checkpoint::Visitor& state, std::int64_t step, SaveKind k
   if (newest_step_ == step) return;
   request_.step = step;
   request_.after_publish =
-      [theirs = after_publish_, folder = settings_.folder, step,
+      [theirs = after_publish_, require = request_.before_publish, folder = settings_.folder, step,
        policy = checkpoint::RetentionPolicy{.keep_last = settings_.options.keep_last,
                                             .keep_every = settings_.options.keep_every}] {
+        if (require) require();  // who has lost the directory deletes nothing there
         checkpoint::retain(folder, policy, folder / checkpoint::name_of_step(step));
         if (theirs) theirs();
       };

@@ -10,6 +10,7 @@
 #include "trainers/options.h"
 #include "trainers/plan.h"
 
+#include <algorithm>
 #include <chrono>
 
 namespace trestle::launch::doctor {
@@ -29,10 +30,16 @@ Needs needs_of(const configs::Recipe& recipe, const std::vector<Facts>& ranks) {
   const auto task = trainers::check_recipe(recipe, static_cast<int>(ranks.size()));
   const trainers::Plan plan = trainers::make_plan(recipe, *task, hosts);
   const auto steps = recipe.section<trainers::TrainOptions>("train").steps;
+  const auto saves = recipe.section<trainers::CheckpointOptions>("checkpoint");
   const auto often = [&](std::int64_t every) { return every > 0 ? (steps - 1) / every + 1 : 1; };
+  std::int64_t kept = often(saves.every);
+  if (saves.keep_last > 0) {
+    const std::int64_t for_ever = saves.keep_every > 0 ? steps / saves.keep_every : 0;
+    kept = std::min(kept, saves.keep_last + for_ever);
+  }
   return {.rank_memory_bytes = plan.memory.total_bytes(),
           .checkpoint_bytes = plan.checkpoint_total_bytes(),
-          .checkpoints = often(recipe.section<trainers::CheckpointOptions>("checkpoint").every),
+          .checkpoints = kept,
           .pictures = often(recipe.section<trainers::SampleOptions>("sample").every),
           .threads = recipe.section<trainers::DistOptions>("dist").threads};
 }

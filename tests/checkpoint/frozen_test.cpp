@@ -1,8 +1,9 @@
-// Version 1 of the format is frozen: tests/checkpoint/frozen/version1 was written once, by two
-// ranks, and has to load for ever. A change that breaks this test breaks people's checkpoints;
-// never write the folder anew.
+// Version 1 of the format is frozen: the folders of tests/checkpoint/frozen were written once, by
+// two ranks, and have to load for ever. A change that breaks this test breaks people's checkpoints;
+// never write a folder anew.
+#include "checkpoint/index_file.h"
 #include "checkpoint/load.h"
-#include "checkpoint/save.h"
+#include "checkpoint/verify.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -12,8 +13,11 @@
 namespace trestle::checkpoint {
 namespace {
 
-const std::filesystem::path kFrozen =
-    std::filesystem::path(TRESTLE_TEST_DATA) / "checkpoint/frozen/version1/step-00000007";
+const std::filesystem::path kFolder =
+    std::filesystem::path(TRESTLE_TEST_DATA) / "checkpoint/frozen";
+/// The first, and one with what was added since: topology, epoch and index.h5.
+const std::filesystem::path kFirst = kFolder / "version1/step-00000007",
+                            kAdditions = kFolder / "version1_additions/step-00000009";
 
 /// Every dtype and the shapes that are easy to get wrong, with values that need no generator.
 struct FrozenState {
@@ -60,9 +64,9 @@ struct FrozenState {
   }
 };
 
-TEST(FrozenVersion1, LoadsToTheBit) {
+void expect_frozen_state(const std::filesystem::path& checkpoint, std::int64_t step) {
   FrozenState loaded(FrozenState::Filled::no), expected(FrozenState::Filled::yes);
-  EXPECT_EQ(load(kFrozen, loaded.visitor()).step, 7);
+  EXPECT_EQ(load(checkpoint, loaded.visitor()).step, step);
   for (std::size_t i = 0; i < expected.tensors.size(); ++i) {
     EXPECT_TRUE(at::equal(loaded.tensors[i].second, expected.tensors[i].second))
         << expected.tensors[i].first;
@@ -73,11 +77,28 @@ TEST(FrozenVersion1, LoadsToTheBit) {
   EXPECT_EQ(loaded.note, expected.note);
 }
 
+TEST(FrozenVersion1, LoadsToTheBit) {
+  expect_frozen_state(kFirst, 7);
+  expect_frozen_state(kAdditions, 9);
+}
+
 TEST(FrozenVersion1, IsWhole) {
-  EXPECT_EQ(newest(kFrozen.parent_path()), kFrozen);
-  const Manifest manifest = read_manifest(kFrozen);
-  EXPECT_EQ(manifest.world, 2);
-  EXPECT_EQ(manifest.recipe_toml, "[run]\ntask = \"frozen\"\n");
+  for (const auto& checkpoint : {kFirst, kAdditions}) {
+    EXPECT_EQ(newest(checkpoint.parent_path()), checkpoint);
+    EXPECT_TRUE(verify(checkpoint).empty());
+    const Manifest manifest = read_manifest(checkpoint);
+    EXPECT_EQ(manifest.world, 2);
+    EXPECT_EQ(manifest.recipe_toml, "[run]\ntask = \"frozen\"\n");
+  }
+}
+
+TEST(FrozenVersion1, HasWhatWasAddedOrDoesNotSayIt) {
+  const Manifest first = read_manifest(kFirst), additions = read_manifest(kAdditions);
+  EXPECT_FALSE(first.topology);
+  EXPECT_EQ(first.epoch, 0);
+  EXPECT_EQ(additions.topology, (TopologyRecord{.host_of_rank = {0, 1}, .levels = 2}));
+  EXPECT_EQ(additions.epoch, 3);
+  EXPECT_EQ(additions.files.back().name, kIndexName);
 }
 
 }  // namespace

@@ -118,6 +118,20 @@ TEST_F(Retention, SupersededOnesDoNotCountAsKept) {
   EXPECT_EQ(steps(), (Steps{3, 4}));
 }
 
+TEST_F(Retention, ARunThatWasTakenOverDeletesNothing) {
+  Epochs epochs = Epochs::read(folder());
+  epochs.record({.epoch = 1, .holder = "one", .from_step = -1});
+  epochs.record({.epoch = 2, .holder = "two", .from_step = 5});
+  seal(5, 1);
+  seal(6, 2);
+  seal(9, 1);  // given its name after the takeover
+  EXPECT_TRUE(retain(folder(), {.keep_last = 1}, path(9)).empty());
+  EXPECT_EQ(steps(), (Steps{5, 6, 9}));
+  EXPECT_EQ(newest(folder()), path(6));
+  retain(folder(), {.keep_last = 1}, path(6));
+  EXPECT_EQ(steps(), (Steps{6, 9}));
+}
+
 TEST_F(Retention, LeavesAloneWhatIsNotACheckpointOfTheRun) {
   for (const std::int64_t step : {1, 2, 3}) seal(step);
   fs::rename(path(1), folder() / "step-00000001.damaged");

@@ -93,6 +93,9 @@ class Doctor(unittest.TestCase):
         self.assertIn("2 checkpoints and one being written", checks["space"]["value"])
         self.assertIn("a rank's tensors take", checks["memory"]["value"])
         self.assertIn("a checkpoint of", checks["write_rate"]["value"])
+        checks = self.examine(*recipe, "--set", "train.steps=1000", "--set",
+                              "checkpoint.keep_last=5")
+        self.assertIn("5 checkpoints and one being written", checks["space"]["value"])
         checks = self.examine(*recipe, "--set", "dist.threads=64")
         self.assertEqual(checks["cores"]["health"], "warn")
         self.assertIn("64 threads", checks["cores"]["value"])

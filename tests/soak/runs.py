@@ -24,7 +24,7 @@ import trestle  # noqa: E402
 RECIPE = trestle.TESTS / "tasks" / "slow_fit" / "recipe.toml"
 STEPS, EVERY, KEPT = 480, 12, 2  # the first two as the recipe says
 PREEMPTED = 75
-PATIENCE_S = 60  # for what takes a second on an idle machine
+PATIENCE_S = 240  # for what takes a second on an idle machine
 
 # Values of a checkpoint that equal runs do not share.
 OWN_TIMES = ("trainer/wall_s",)
@@ -61,6 +61,13 @@ class Setup:
         self.save_steps = list(dict.fromkeys(re.findall(r"\bsave-([a-z][a-z-]*[a-z])", said)))
         self.of_rank_0: set[str] = set()  # steps that no other rank was seen to take
         self.uninterrupted: dict[int, Uninterrupted] = {}
+        self.runs: list[Run] = []  # that may be under way
+
+    def stop_runs(self) -> None:
+        """Kills what a round that broke off has left."""
+        for run in self.runs:
+            run.stop()
+        self.runs.clear()
 
     def has(self, option: str) -> bool:
         return option in self.options
@@ -104,6 +111,18 @@ class Run(trestle.Training):
         kept = setup.known(f"checkpoint.keep_last={KEPT}")
         super().__init__(setup.program, run_dir, *kept, *sets, launcher=launcher, options=options,
                          environment=environment, recipe=RECIPE)
+        setup.runs.append(self)
+
+    def stop(self) -> None:
+        if self.over():
+            return
+        here = psutil.Process(self.process.pid)
+        for process in (*here.children(recursive=True), here):
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self.process.wait()
 
     def living(self) -> dict[int, psutil.Process]:
         """The processes by rank; those that are not there yet, or no more, are left out."""

@@ -149,20 +149,21 @@ TEST(RunHold, ARunThatLostItsDirectoryEndsAndSavesNothing) {
 
 TEST(RunHold, ACheckpointOfARunThatLostItsDirectoryGetsNoName) {
   const Scratch scratch;
-  std::thread successor = successor_after_a_step(scratch.path());
+  std::size_t before = 0;
+  std::thread successor([&] {
+    successor_after_a_step(scratch.path()).join();
+    before = checkpoints_in(scratch.path()).size();
+  });
   // The heartbeat's thread sleeps for 5 s: what notices is the question before the name.
-  const std::string message =
-      agreed_error(ExitCode::environment, scratch.path(),
-                   {"train.steps=1000000", "checkpoint.every=50", "run.lease_timeout_s=3600"});
+  const std::string message = agreed_error(ExitCode::environment, scratch.path(),
+                                           {"train.steps=1000000", "checkpoint.every=1",
+                                            "checkpoint.keep_last=0", "run.lease_timeout_s=3600"});
   successor.join();
   EXPECT_NE(message.find("was taken over by another run"), std::string::npos) << message;
-  for (const auto& name : checkpoints_in(scratch.path()))
-    EXPECT_TRUE(name.starts_with("step-")) << name;
-  const auto lines = lines_of(scratch.path() / "metrics.jsonl");
-  const auto newest = checkpoint::newest(scratch.path() / "checkpoints");
-  const std::int64_t saved = newest ? checkpoint::read_manifest(*newest).step : 0;
-  EXPECT_EQ(static_cast<std::int64_t>(lines.size()), saved + 50)
-      << "the first save after the takeover was refused";
+  // One may have been between the question and its name at the takeover: what epochs.json is for.
+  const auto after = checkpoints_in(scratch.path());
+  EXPECT_LE(after.size(), before + 1);
+  for (const auto& name : after) EXPECT_TRUE(name.starts_with("step-")) << name;
 }
 
 TEST(RunHold, TheDirectoryTellsItsStarts) {

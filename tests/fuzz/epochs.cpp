@@ -1,0 +1,47 @@
+// The list of a run's epochs. Text is tried as it is and again with the right digest, as a careful
+// enemy would write it.
+#include "checkpoint/epochs.h"
+
+#include "base/digest.h"
+#include "tests/fuzz/fuzz.h"
+
+#include <nlohmann/json.hpp>
+
+using namespace trestle;
+
+namespace {
+
+constexpr auto kMaxBrackets = 1000;  // the JSON writer below recurses
+
+std::string sealed(std::string_view text) {
+  if (std::ranges::count(text, '[') + std::ranges::count(text, '{') > kMaxBrackets) return "";
+  nlohmann::json stored = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!stored.is_object()) return "";
+  stored.erase("digest");
+  stored["digest"] = digest_128(stored.dump());
+  return stored.dump(1);
+}
+
+void read(std::string_view text) {
+  checkpoint::Epochs epochs;
+  if (!fuzz::accepted(ExitCode::checkpoint,
+                      [&] { epochs = checkpoint::parse_epochs(text, "epochs.json"); })) {
+    return;
+  }
+  fuzz::demand(!epochs.superseded(epochs.last(), 1 << 20), "the last epoch is never superseded");
+  const std::string written = checkpoint::to_text(epochs.starts());
+  checkpoint::Epochs again;
+  fuzz::demand(fuzz::accepted(ExitCode::checkpoint,
+                              [&] { again = checkpoint::parse_epochs(written, "written.json"); }),
+               "what was written is accepted", written);
+  fuzz::demand(again.starts() == epochs.starts(), "what was written says the same again", written);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
+  const std::string_view text = fuzz::text(bytes, size);
+  read(text);
+  if (const std::string with_digest = sealed(text); !with_digest.empty()) read(with_digest);
+  return 0;
+}
