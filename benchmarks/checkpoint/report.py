@@ -65,8 +65,10 @@ class Numbers:
                 for r in self.rounds]  # fmt: skip
 
     def faster(self, word: str, key: str, *others: str) -> list[float]:
-        """How many times as fast as the other side, which is given the best of its ways."""
-        return self.ratios(lambda r: min(r[o][key] for o in others), lambda r: r[word][key])
+        """How many times as fast as the other side, which is given the best of its ways. What is
+        less than a millisecond counts as one."""
+        return self.ratios(lambda r: max(1e-3, min(r[o][key] for o in others)),
+                           lambda r: max(1e-3, r[word][key]))  # fmt: skip
 
 
 def spread(values: list[float], digits: int = 2) -> str:

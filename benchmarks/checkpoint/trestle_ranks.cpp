@@ -36,6 +36,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -124,9 +125,9 @@ class Rounds {
  public:
   Rounds(const Arguments& arguments, const dist::Communicator& world)
       : world_(world),
+        arguments_(arguments),
         folder_(arguments.folder),
         state_(arguments, world, /*fill=*/true),
-        loaded_(arguments, world, /*fill=*/false),
         matrix_(Draws(2).normal(Purpose("product"), {kProduct, kProduct}, at::kFloat)),
         collectives_(dist::make_collectives(world, "saving")),
         saver_({.rank = world.rank(),
@@ -174,15 +175,16 @@ class Rounds {
 
   nlohmann::json load() {
     require_save();
+    State& into = loaded();
     const double load_s =
-        timed([&] { world_.agreed([&] { checkpoint::load(last_, loaded_.visitor()); }); });
+        timed([&] { world_.agreed([&] { checkpoint::load(last_, into.visitor()); }); });
     return answer({{"load_s", load_s}});
   }
 
   nlohmann::json check() {
     double differs = 0;
     for (std::size_t i = 0; i < kPlanes.size(); ++i) {
-      const auto a = bytes_of(state_.planes()[i]), b = bytes_of(loaded_.planes()[i]);
+      const auto a = bytes_of(state_.planes()[i]), b = bytes_of(loaded().planes()[i]);
       if (std::memcmp(a.data(), b.data(), a.size()) != 0) differs = 1;
     }
     return answer({{"different_ranks", largest(differs)}});
@@ -214,11 +216,12 @@ class Rounds {
     require_save();
     const fs::path file =
         last_ / fmt::format("shard-{:05}-of-{:05}.h5", world_.rank(), world_.size());
+    const State& into = loaded();  // where a load puts the bytes
     const double read_s = timed([&] {
       world_.agreed([&] {
         const FileReader reader(file, ExitCode::environment);
         std::uint64_t at = 0;
-        for (const at::Tensor& plane : loaded_.planes()) {  // where a load puts the bytes
+        for (const at::Tensor& plane : into.planes()) {
           for (std::span<std::byte> rest = bytes_of(plane); !rest.empty();) {
             const auto part = rest.first(std::min(rest.size(), kRawBytes));
             reader.read_exact(at, part);
@@ -232,11 +235,12 @@ class Rounds {
   }
 
   nlohmann::json copy(std::int64_t times) {
+    const State& into = loaded();
     const double copy_s = timed([&] {
       for (std::int64_t i = 0; i < times; ++i)
         for (std::size_t plane = 0; plane < kPlanes.size(); ++plane) {
           const auto from = bytes_of(state_.planes()[plane]);
-          std::memcpy(loaded_.planes()[plane].data_ptr(), from.data(), from.size());
+          std::memcpy(into.planes()[plane].data_ptr(), from.data(), from.size());
         }
     });
     return answer({{"copy_s", copy_s / double(times)}});
@@ -282,6 +286,11 @@ class Rounds {
     if (!result->sealed) world_.agree(result->why_not);
     last_ = result->checkpoint;
   }
+  /// Memory that is there before it is needed, but not where nothing is loaded.
+  State& loaded() {
+    if (!loaded_) loaded_.emplace(arguments_, world_, /*fill=*/false);
+    return *loaded_;
+  }
   /// Rank 0's words.
   nlohmann::json answer(nlohmann::json numbers) const {
     if (!world_.is_root()) return {};
@@ -298,8 +307,10 @@ class Rounds {
   }
 
   const dist::Communicator& world_;
+  const Arguments& arguments_;
   fs::path folder_, last_;
-  State state_, loaded_;
+  State state_;
+  std::optional<State> loaded_;
   at::Tensor matrix_;
   std::unique_ptr<dist::Collectives> collectives_;
   checkpoint::AsyncSaver saver_;

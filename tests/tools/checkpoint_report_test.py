@@ -69,6 +69,12 @@ class Numbers(unittest.TestCase):
         self.assertAlmostEqual(n.faster("async", "waited_s", "dcp_async", "dcp_cached")[0], 20)
         self.assertAlmostEqual(n.faster("save", "save_s", "dcp_save")[0], 2)
 
+    def test_next_to_nothing_is_no_ratio_of_thousands(self) -> None:
+        found = one_round()
+        found["async"]["waited_s"] = 1e-7
+        n = report.Numbers(result([found]))
+        self.assertAlmostEqual(n.faster("async", "waited_s", "dcp_cached")[0], 400)
+
 
 class Page(unittest.TestCase):
     @staticmethod
