@@ -33,7 +33,7 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kPieceBytes = std::size_t{8} << 20;
-constexpr double kMostBytes = 256 << 20;
+constexpr double kMostBytes = 256e6;
 constexpr double kMost_s = 2;
 
 /// mountinfo writes a blank in a path as \040.

@@ -70,9 +70,9 @@ Finding judge_mpi(const MpiFacts& mpi, const Facts& root) {
   const std::string library = version_in(mpi.library), launcher = launcher_of(root);
   const std::string mpirun = version_in(mpi.mpirun);
   const bool is_open_mpi = mpi.library.find("Open MPI") != std::string::npos;
-  finding.value = fmt::format("library {}; mpirun {}",
-                              is_open_mpi ? "Open MPI " + library : one_line(mpi.library),
-                              mpi.mpirun.empty() ? "not in PATH" : one_line(mpi.mpirun));
+  finding.value =
+      fmt::format("library {}; {}", is_open_mpi ? "Open MPI " + library : one_line(mpi.library),
+                  mpi.mpirun.empty() ? "no mpirun in PATH" : one_line(mpi.mpirun));
   if (const auto pmix = root.variable("PMIX_VERSION"); !pmix.empty())
     finding.value += fmt::format("; PMIx {} of the launcher", pmix);
   if (!is_open_mpi) {

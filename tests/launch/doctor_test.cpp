@@ -120,12 +120,13 @@ TEST(Doctor, Mpi) {
   const std::string library = "Open MPI v4.1.4, package: Debian OpenMPI, ident: 4.1.4, May 2022";
   Facts root = sound();
   expect(judge_mpi({.library = library, .mpirun = "mpirun (Open MPI) 4.1.4\n"}, root), Health::ok,
-         "library Open MPI 4.1.4; mpirun mpirun (Open MPI) 4.1.4");
+         "library Open MPI 4.1.4; mpirun (Open MPI) 4.1.4");
   expect(judge_mpi({.library = library, .mpirun = "mpirun (Open MPI) 5.0.1"}, root), Health::fail,
          "5.0.1", "another MPI");
   expect(judge_mpi({.library = library, .mpirun = "HYDRA build details: Version: 4.1.4"}, root),
          Health::fail, "HYDRA", "another MPI");
-  expect(judge_mpi({.library = library, .mpirun = ""}, root), Health::warn, "not in PATH", "srun");
+  expect(judge_mpi({.library = library, .mpirun = ""}, root), Health::warn, "no mpirun in PATH",
+         "srun");
   expect(judge_mpi({.library = "MPICH Version: 4.0.2", .mpirun = "mpirun"}, root), Health::warn,
          "MPICH Version: 4.0.2", "not Open MPI");
   root.environment = {{"SLURM_PROCID", "0"},
@@ -134,7 +135,7 @@ TEST(Doctor, Mpi) {
                       {"PMIX_VERSION", "4.2.2"}};
   expect(judge_mpi({.library = library, .mpirun = "mpirun (Open MPI) 5.0.1"}, root), Health::warn,
          "PMIx 4.2.2", "another MPI");
-  expect(judge_mpi({.library = library, .mpirun = ""}, root), Health::ok, "not in PATH");
+  expect(judge_mpi({.library = library, .mpirun = ""}, root), Health::ok, "no mpirun in PATH");
 }
 
 TEST(Doctor, Slurm) {
