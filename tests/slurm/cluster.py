@@ -108,7 +108,7 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def wait_for(condition, what: str, seconds: float = 60):
+def wait_for(condition, what: str, seconds: float = 240):
     """The condition's first true value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -212,18 +212,25 @@ class Cluster:
                 [*inside, *command], env=self.environment, stdout=output,
                 stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
 
-    def kill_node(self, name: str) -> None:
-        """Its slurmd is gone at once; what it started lives on."""
-        for child in psutil.Process(self.daemons[name].pid).children():
-            child.kill()
+    def kill_slurmd(self, name: str) -> None:
+        """It is gone at once; what it started lives on."""
+        self._slurmd(name).kill()
         self.daemons.pop(name).wait()
+
+    def _slurmd(self, name: str) -> psutil.Process:
+        return psutil.Process(self.daemons[name].pid).children()[0]
 
     def processes(self) -> list[psutil.Process]:
         """All that runs in this cluster: daemons, job steps, ranks."""
-        mine, space = [], os.stat(f"/proc/{self.init}/ns/pid").st_ino
+        return self._sharing("pid", self.init)
+
+    @staticmethod
+    def _sharing(kind: str, pid: int) -> list[psutil.Process]:
+        """The processes that share a namespace of this kind with `pid`."""
+        mine, space = [], os.stat(f"/proc/{pid}/ns/{kind}").st_ino
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if os.stat(f"/proc/{process.pid}/ns/pid").st_ino == space:
+                if os.stat(f"/proc/{process.pid}/ns/{kind}").st_ino == space:
                     mine.append(process)
         return mine
 
@@ -232,6 +239,7 @@ class Cluster:
             self.keeper.kill()
             self.keeper.wait()
         for daemon in self.daemons.values():
+            daemon.kill()
             daemon.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -265,7 +273,7 @@ class Cluster:
     def restarts(self, job: object) -> int:
         return int(self.field(job, "Restarts") or 0)
 
-    def wait_for_state(self, job: object, *states: str, seconds: float = 90) -> str:
+    def wait_for_state(self, job: object, *states: str, seconds: float = 240) -> str:
         def reached() -> str:
             state = self.state(job)
             if state in LAST_STATES and state not in states:
