@@ -220,7 +220,8 @@ class InSlurm(OnThreeNodes):
         self.expect_equal(job)
 
     def test_a_node_that_fails(self) -> None:
-        job = self.job("checkpoint.every=10")
+        # Steps so slow that the run is not over when Slurm notices, which takes half a minute.
+        job = self.job("checkpoint.every=10", arguments=("--inject", "slow=30x@rank0"))
         job.wait_for_steps(15)
         lost = job_nodes(self.cluster, job)[1]
         before = set(job.ranks().values())
