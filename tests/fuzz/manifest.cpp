@@ -2,25 +2,12 @@
 // the canonical form with the right one: that is what a careful enemy would write.
 #include "checkpoint/manifest.h"
 
-#include "base/digest.h"
 #include "tests/fuzz/fuzz.h"
-
-#include <nlohmann/json.hpp>
+#include "tests/fuzz/sealed_json.h"
 
 using namespace trestle;
 
 namespace {
-
-constexpr auto kMaxBrackets = 1000;  // the JSON writer below recurses
-
-std::string sealed(std::string_view text) {
-  if (std::ranges::count(text, '[') + std::ranges::count(text, '{') > kMaxBrackets) return "";
-  nlohmann::json stored = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!stored.is_object()) return "";
-  stored.erase("digest");
-  stored["digest"] = digest_128(stored.dump());
-  return stored.dump(1) + "\n";
-}
 
 /// Reads; what was accepted is the same again after writing and reading, field for field.
 void read(std::string_view text) {
@@ -47,6 +34,6 @@ void read(std::string_view text) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
   const std::string_view text = fuzz::text(bytes, size);
   read(text);
-  if (const std::string canonical = sealed(text); !canonical.empty()) read(canonical);
+  if (const std::string sealed = fuzz::sealed_json(text); !sealed.empty()) read(sealed + "\n");
   return 0;
 }
