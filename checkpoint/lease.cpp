@@ -1,5 +1,6 @@
 #include "checkpoint/lease.h"
 
+#include "base/clock.h"
 #include "base/deaf_thread.h"
 #include "base/error.h"
 #include "base/files.h"
@@ -236,9 +237,6 @@ void Lease::take() {
 
 LeaseSight Lease::wait_until_free() const {
   using Clock = std::chrono::steady_clock;
-  const auto seconds_since = [](Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-  };
   const auto poll = std::chrono::duration<double>(std::clamp(beat_s_ / 10, 0.005, 0.5));
   std::optional<LeaseSight> watched;
   std::optional<LeaseRecord> known;

@@ -1,5 +1,6 @@
 #include "dist/comm_benchmark.h"
 
+#include "base/clock.h"
 #include "base/error.h"
 
 #include <ATen/ATen.h>
@@ -87,10 +88,6 @@ class Exercise {
 };
 
 using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// Work like that of a layer, about half a millisecond on a core.
 class Computing {

@@ -27,6 +27,21 @@ void require_samples_everywhere(const configs::Recipe& recipe, const TrainOption
           train.global_batch, ranks, train.micro_batch, recipe.section<RunOptions>("run").task));
 }
 
+/// A save that is late is to fail and leave the run going, so it must not look hung before.
+void require_save_ends_first(const configs::Recipe& recipe, const CheckpointOptions& saved) {
+  const auto watch = recipe.section<WatchOptions>("dist");
+  if (!watch.watchdog || saved.timeout_s < watch.checkpoint_timeout_s) return;
+  const bool said_here = recipe.is_set("checkpoint.timeout_s");
+  throw recipe.error_at(
+      said_here ? "checkpoint.timeout_s" : "dist.checkpoint_timeout_s",
+      fmt::format("checkpoint.timeout_s = {:g} is not less than dist.checkpoint_timeout_s = {:g} "
+                  "(the watchdog would end the run before a late save could fail and leave it "
+                  "going). {}.",
+                  saved.timeout_s, watch.checkpoint_timeout_s,
+                  said_here ? "Lower it, or raise dist.checkpoint_timeout_s"
+                            : "Raise it, or lower checkpoint.timeout_s"));
+}
+
 /// Which objectives a task has and in which steps something of each is trained, as a text.
 std::string rhythm(Task& task) {
   std::string text;
@@ -85,6 +100,7 @@ std::unique_ptr<Task> check_recipe(const configs::Recipe& recipe, int world) {
                     "checkpoints). Set keep_last to how many of the newest are to stay.",
                     saved.keep_every));
   }
+  require_save_ends_first(recipe, saved);
   require_two_levels_possible(recipe, ranks);
   if (task->exchanges()) require_samples_everywhere(recipe, train, ranks);
   for (int branch = 1; branch < branches; ++branch) {

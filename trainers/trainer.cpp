@@ -1,5 +1,6 @@
 #include "trainers/trainer.h"
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
@@ -18,10 +19,6 @@ namespace trestle::trainers {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// All but the first branch's of the objective that the task declares first.
 std::vector<StepRecord::Further> further_numbers(const StepReport& report,

@@ -1,5 +1,6 @@
 // The watchdog over real sockets, with ranks that are threads of this process: one dies, hangs,
 // goes silent, or leaves in order.
+#include "base/clock.h"
 #include "dist/watchdog.h"
 
 #include "dist/peer_star.h"
@@ -20,10 +21,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// What the hooks of all ranks were called with.
 struct Court {

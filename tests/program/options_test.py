@@ -54,6 +54,7 @@ SPECIAL: dict[str, tuple[object, list[str]]] = {
     "train.stop_before_end_s": (7200, ["train.steps=2000"]),
     "dist.wire_dtype": ("bf16", []),
     "dist.verify_every": (1, []),
+    "dist.checkpoint_timeout_s": (3600, []),
     "checkpoint.timeout_s": (1e-6, []),
     "checkpoint.keep_last": (1, []),
     "checkpoint.keep_every": (2, ["checkpoint.keep_last=1"]),

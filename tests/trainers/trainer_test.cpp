@@ -341,5 +341,17 @@ TEST(CheckRecipe, FindsWhatCannotBe) {
   EXPECT_NE(problem.find("checkpoint.keep_every = 10 has no effect"), std::string::npos) << problem;
 }
 
+TEST(CheckRecipe, ASaveMustFailBeforeTheWatchdogEndsTheRun) {
+  const std::string late = problem_of({"checkpoint.timeout_s=1800"}, 1);
+  EXPECT_NE(late.find("--set checkpoint.timeout_s=1800: checkpoint.timeout_s = 1800 is not less "
+                      "than dist.checkpoint_timeout_s = 1800"),
+            std::string::npos)
+      << late;
+  const std::string early = problem_of({"dist.checkpoint_timeout_s=30"}, 1);
+  EXPECT_NE(early.find("Raise it, or lower checkpoint.timeout_s"), std::string::npos) << early;
+  EXPECT_EQ(problem_of({"checkpoint.timeout_s=1799"}, 1), "");
+  EXPECT_EQ(problem_of({"checkpoint.timeout_s=9000", "dist.watchdog=false"}, 1), "");
+}
+
 }  // namespace
 }  // namespace trestle::trainers

@@ -1,5 +1,6 @@
 #include "trainers/metrics/progress.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/terminal.h"
 
@@ -14,10 +15,6 @@ namespace {
 
 constexpr int kBarWidth = 24;
 constexpr auto kRedraw = std::chrono::milliseconds(100);
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 }  // namespace
 
