@@ -1,6 +1,7 @@
 #include "checkpoint/async_saver.h"
 
 #include "base/error.h"
+#include "base/log.h"
 #include "checkpoint/find.h"
 #include "checkpoint/save_step.h"
 
@@ -38,6 +39,22 @@ std::filesystem::path AsyncSaver::temporary_folder(const SaveRequest& request) c
                                       options_.tag + saves_);
 }
 
+ShardOwner AsyncSaver::owner(const SaveRequest& request) const {
+  const Holder holder = request.holders ? Holder{request.holders->rank(), request.holders->size()}
+                                        : Holder{options_.rank, options_.world};
+  return {.rank = options_.rank, .world = options_.world, .holder = holder};
+}
+
+void AsyncSaver::prepare(StateTree tree, const SaveRequest& request) {
+  thread_.add([tools = tools_, tree = std::move(tree), owner = owner(request)] {
+    try {
+      tools->prepare(tree, owner);
+    } catch (const Error& error) {  // the first save tries again, and says so where it fails
+      log_debug("no memory is ready for the first checkpoint: {}", error.what());
+    }
+  });
+}
+
 void AsyncSaver::begin(StateTree tree, const SaveRequest& request) {
   TRESTLE_ASSERT(phase_ == Phase::idle, "step {} is being saved, and so is {} to be", result_.step,
                  request.step);
@@ -50,13 +67,10 @@ void AsyncSaver::begin(StateTree tree, const SaveRequest& request) {
   result_ = {};
   result_.step = request.step;
   result_.checkpoint = request.folder / name_of_step(request.step);
-  const Holder holder = request.holders ? Holder{request.holders->rank(), request.holders->size()}
-                                        : Holder{options_.rank, options_.world};
-  const ShardOwner owner{.rank = options_.rank, .world = options_.world, .holder = holder};
   const bool some_unstaged = std::ranges::count(tree.tensors, kUnstaged, &StateEntry::stage) > 0;
   shard_ = std::make_shared<ShardSave>(
-      std::move(tree), ShardRequest{.folder = temporary_, .step = request.step, .owner = owner},
-      tools_);
+      std::move(tree),
+      ShardRequest{.folder = temporary_, .step = request.step, .owner = owner(request)}, tools_);
   phase_ = Phase::writing;
   thread_.add([shard = shard_] { shard->run(); });
   at_step(SaveStep::begun, request.step);

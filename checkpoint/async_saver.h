@@ -64,6 +64,9 @@ class AsyncSaver : public SaveUnderWay {
   AsyncSaver(const AsyncSaver&) = delete;
   AsyncSaver& operator=(const AsyncSaver&) = delete;
 
+  /// Has the thread make memory ready for saves of this tree, so that the first one copies as fast
+  /// as the others. A save that begins meanwhile waits for it.
+  void prepare(StateTree tree, const SaveRequest& request);
   /// Returns once the tree's kUnstaged tensors are copied. No save may be under way. The tensors of
   /// other stages may change after before_change(). Errors show in flags().
   void begin(StateTree tree, const SaveRequest& request);
@@ -101,6 +104,7 @@ class AsyncSaver : public SaveUnderWay {
   void start_sealing();
   std::exception_ptr too_late(std::string_view what) const;
   std::filesystem::path temporary_folder(const SaveRequest& request) const;
+  ShardOwner owner(const SaveRequest& request) const;
 
   AsyncSaverOptions options_;
   std::shared_ptr<ShardTools> tools_;

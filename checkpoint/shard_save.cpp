@@ -1,5 +1,6 @@
 #include "checkpoint/shard_save.h"
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "checkpoint/block_writer.h"
@@ -21,18 +22,26 @@ namespace {
 
 namespace fs = std::filesystem;
 
-double seconds_since(ShardSave::Clock::time_point start) {
-  return std::chrono::duration<double>(ShardSave::Clock::now() - start).count();
+/// Of the tensors that are not in host memory; nothing: all are.
+std::optional<c10::Device> gpu_of(const StateTree& tree) {
+  const auto on_gpu = std::ranges::find_if(
+      tree.tensors, [](const StateEntry& entry) { return !entry.tensor.is_cpu(); });
+  if (on_gpu == tree.tensors.end()) return std::nullopt;
+  return on_gpu->tensor.device();
 }
 
 }  // namespace
 
+void ShardTools::prepare(const StateTree& tree, const ShardOwner& owner) {
+  staging.reserve(planner.plan(tree, owner).file_bytes(), /*pinned=*/gpu_of(tree).has_value());
+  staging.populate();
+}
+
 ShardSave::ShardSave(StateTree tree, ShardRequest request, std::shared_ptr<ShardTools> tools)
     : tree_(std::move(tree)), request_(std::move(request)), tools_(std::move(tools)) {
-  const auto on_gpu = std::ranges::find_if(
-      tree_.tensors, [](const StateEntry& entry) { return !entry.tensor.is_cpu(); });
-  if (on_gpu == tree_.tensors.end()) return;
-  const c10::Device device = on_gpu->tensor.device();
+  const auto gpu = gpu_of(tree_);
+  if (!gpu) return;
+  const c10::Device device = *gpu;
   ready_.emplace(device.type());
   ready_->record(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
 }

@@ -37,6 +37,8 @@ struct ShardRequest {
 /// What the saves of a rank use one after the other.
 struct ShardTools {
   explicit ShardTools(std::uint64_t staging_limit_bytes) : staging(staging_limit_bytes) {}
+  /// Staging memory as a save of this tree will want it, already the process's own.
+  void prepare(const StateTree& tree, const ShardOwner& owner);
   ShardPlanner planner;
   Staging staging;
 };

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <sys/mman.h>
+#include <unistd.h>
 
 namespace trestle::checkpoint {
 namespace {
@@ -47,6 +48,16 @@ void Staging::reserve(std::uint64_t file_bytes, bool pinned) {
   if (memory == MAP_FAILED) fail_for_memory(bytes);
   ::madvise(memory, bytes, MADV_HUGEPAGE);  // fewer page faults in the first copy
   memory_ = {static_cast<std::byte*>(memory), bytes};
+}
+
+void Staging::populate() {
+  if (pinned_.defined() || memory_.empty()) return;  // pinned memory is there at once
+#ifdef MADV_POPULATE_WRITE
+  if (::madvise(memory_.data(), memory_.size(), MADV_POPULATE_WRITE) == 0) return;
+#endif
+  // Nothing is staged yet, so every page may be written to (an older kernel).
+  const auto page_bytes = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  for (std::size_t at = 0; at < memory_.size(); at += page_bytes) memory_[at] = std::byte{};
 }
 
 void Staging::release() {

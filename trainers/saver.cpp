@@ -46,6 +46,11 @@ void Saver::found(std::filesystem::path checkpoint, std::int64_t step) {
   newest_step_ = step;
 }
 
+void Saver::prepare(const checkpoint::Visitor& state) {
+  if (settings_.options.async && settings_.options.every > 0)
+    saver_.prepare(checkpoint::collect(state), request_);
+}
+
 void Saver::save(const checkpoint::Visitor& state, std::int64_t step, SaveKind kind) {
   const dist::PhaseScope saving(settings_.flight, dist::Phase::checkpoint);
   if (saver_.under_way()) {

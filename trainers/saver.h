@@ -48,6 +48,8 @@ class Saver {
   void publish_as(std::int64_t epoch, std::function<void()> before_publish,
                   std::function<void()> after_publish);
 
+  /// LOCAL. Makes memory ready for background saves of this state, in the background.
+  void prepare(const checkpoint::Visitor& state);
   /// COLLECTIVE. Saves the state unless its step is saved already: in the background, where it is
   /// periodic and checkpoint.async holds. A save still under way is waited for first, and that is
   /// said. Throws AgreedError(checkpoint) after two failures in a row, and at a failed last save.

@@ -207,6 +207,7 @@ void Trainer::train() {
       [&] { assembly_.engine.require_same_parameters("at the start", ExitCode::environment); });
   if (grid_is_missing()) make_grid();  // the run was stopped before or while they were made
 
+  if (counters.step + checkpoint_.every < train_.steps) saver_.prepare(assembly_.state().visitor());
   const std::string first_objective = assembly_.task->objectives().front().name;
   dist::StragglerWatch stragglers(world_, watch_.straggler_every);
   const double wall_before = counters.wall_s;

@@ -14,6 +14,7 @@
 //   load 1    checkpoint::load of what the last save wrote, into tensors that are there
 //   check 1   whether what was loaded last is the state
 //   raw 1     each rank writes a file as large as its shard from memory, and syncs it
+//   raw_direct 1  the same past the page cache (O_DIRECT)
 //   read 1    each rank reads its shard of the last save, as bytes
 //   copy N    each rank copies its state into memory that is there, N times
 #include "base/files.h"
@@ -32,13 +33,16 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
+#include <fcntl.h>
 #include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <unistd.h>
 #include <utility>
 #include <vector>
 
@@ -51,6 +55,7 @@ constexpr std::array kPlanes = {"master", "exp_avg", "exp_avg_sq", "ema"};
 constexpr std::int64_t kColumns = 1024;
 constexpr std::int64_t kProduct = 512;  // the side of the matrices that are multiplied
 constexpr std::size_t kRawBytes = std::size_t{8} << 20;  // that a write or read takes at once
+constexpr std::int64_t kPage = 4096;                     // whose multiples O_DIRECT takes
 
 struct Arguments {
   std::string folder;
@@ -191,25 +196,44 @@ class Rounds {
   }
 
   nlohmann::json raw() {
-    const fs::path file = folder_ / fmt::format("raw-{}", world_.rank());
-    world_.agreed([&] { fs::remove(file); });
-    const double write_s = timed([&] {
-      world_.agreed([&] {
-        const FileWriter writer(file, ExitCode::environment);
-        std::uint64_t at = 0;
-        for (const at::Tensor& plane : state_.planes()) {
-          for (std::span<std::byte> rest = bytes_of(plane); !rest.empty();) {
-            const auto part = rest.first(std::min(rest.size(), kRawBytes));
-            writer.write_exact(at, part);
-            at += part.size();
-            rest = rest.subspan(part.size());
-          }
+    return raw_write([&](const fs::path& file) {
+      const FileWriter writer(file, ExitCode::environment);
+      std::uint64_t at = 0;
+      for (const at::Tensor& plane : state_.planes()) {
+        for (std::span<std::byte> rest = bytes_of(plane); !rest.empty();) {
+          const auto part = rest.first(std::min(rest.size(), kRawBytes));
+          writer.write_exact(at, part);
+          at += part.size();
+          rest = rest.subspan(part.size());
         }
-        writer.sync();
-      });
+      }
+      writer.sync();
     });
-    world_.agreed([&] { fs::remove(file); });
-    return answer({{"write_s", write_s}});
+  }
+
+  /// Past the page cache, as a save does it where it can; the same bytes again and again, since
+  /// O_DIRECT takes them from whole pages only.
+  nlohmann::json raw_direct() {
+    const auto bytes = static_cast<std::int64_t>(kRawBytes);
+    const at::Tensor pages = at::ones({bytes + kPage}, at::kByte);
+    const auto begin = reinterpret_cast<std::uintptr_t>(pages.data_ptr());
+    const std::byte* const whole = bytes_of(pages).data() + (kPage - begin % kPage);
+    return raw_write([&](const fs::path& file) {
+      const FileWriter writer(file, ExitCode::environment);
+      const int direct = ::open(file.c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC);
+      const std::uint64_t all = state_.bytes() / kRawBytes * kRawBytes;
+      bool is_written = direct >= 0;
+      for (std::uint64_t at = 0; is_written && at < all; at += kRawBytes) {
+        is_written = ::pwrite(direct, whole, kRawBytes, static_cast<off_t>(at)) == bytes;
+      }
+      const int reason = errno;
+      if (direct >= 0) ::close(direct);
+      TRESTLE_REQUIRE(is_written,
+                      "{} cannot be written with O_DIRECT ({}). Measure on another file system "
+                      "(--folder).",
+                      file.string(), std::strerror(reason));
+      writer.sync();
+    });
   }
 
   nlohmann::json read() {
@@ -254,6 +278,14 @@ class Rounds {
     std::forward<F>(f)();
     world_.barrier();
     return watch.wall_s();
+  }
+  /// Seconds of `write`, which makes a file of this rank's.
+  nlohmann::json raw_write(const std::function<void(const fs::path&)>& write) const {
+    const fs::path file = folder_ / fmt::format("raw-{}", world_.rank());
+    world_.agreed([&] { fs::remove(file); });
+    const double write_s = timed([&] { world_.agreed([&] { write(file); }); });
+    world_.agreed([&] { fs::remove(file); });
+    return answer({{"write_s", write_s}});
   }
   double largest(double value) const {
     world_.all_reduce(std::span(&value, 1), dist::ReduceOp::max);
@@ -329,6 +361,7 @@ void measure(const Arguments& arguments, const dist::Communicator& world) {
                      {"load", once([&] { return rounds.load(); })},
                      {"check", once([&] { return rounds.check(); })},
                      {"raw", once([&] { return rounds.raw(); })},
+                     {"raw_direct", once([&] { return rounds.raw_direct(); })},
                      {"read", once([&] { return rounds.read(); })},
                      {"copy", [&](std::int64_t times) { return rounds.copy(times); }}},
                     [&] {

@@ -334,6 +334,29 @@ TEST(AsyncSaver, NoMoreMemoryIsTakenThanTheStagingHas) {
   EXPECT_LE(peak_bytes() - before, static_cast<std::int64_t>(staging) + (3 << 20));
 }
 
+TEST(AsyncSaver, PreparedMemoryIsThereBeforeTheFirstSave) {
+  const ScratchFolder folder;
+  at::Tensor big = at::ones({16'000'000});  // 64 MB
+  const auto visit = [&](Scope& root) { root.at_stage(0).tensor("t", big); };
+  const auto collectives = dist::make_collectives(dist::Communicator::self());
+  if (!reset_peak()) GTEST_SKIP() << "/proc/self/clear_refs cannot be written here";
+  for (const bool is_prepared : {false, true}) {
+    AsyncSaver saver({});
+    const SaveRequest request = request_in(folder.path() / std::to_string(is_prepared), 1);
+    if (is_prepared) saver.prepare(collect(visit), request);
+    ASSERT_TRUE(saver.wait_until_idle(60));
+    reset_peak();
+    const std::int64_t before = peak_bytes();
+    saver.begin(collect(visit), request);
+    settle(saver, *collectives);
+    ASSERT_TRUE(saver.take_result()->sealed);
+    if (is_prepared)
+      EXPECT_LE(peak_bytes() - before, 16 << 20);
+    else
+      EXPECT_GE(peak_bytes() - before, 60 << 20);
+  }
+}
+
 TEST(AsyncSaver, EveryStepIsReached) {
   const ScratchFolder folder;
   const Gate gate;

@@ -1,8 +1,8 @@
 // The watchdog over real sockets, with ranks that are threads of this process: one dies, hangs,
 // goes silent, or leaves in order.
-#include "base/clock.h"
 #include "dist/watchdog.h"
 
+#include "base/clock.h"
 #include "dist/peer_star.h"
 #include "dist/simulated.h"
 
