@@ -87,7 +87,7 @@ void FileReader::read_exact(std::uint64_t offset_bytes,
   std::size_t part = 0;
   std::uint64_t done_of_part = 0;
   while (true) {
-    std::array<iovec, 64> places;
+    std::array<iovec, 64> places{};
     std::size_t count = 0;
     for (std::size_t i = part; i < into.size() && count < places.size(); ++i) {
       const std::uint64_t skip = i == part ? done_of_part : 0;

@@ -49,7 +49,7 @@ class Pipe {
 
 /// Reads what is there; false at the end.
 bool read_some(int file, std::string& text) {
-  std::array<char, 4096> bytes;
+  std::array<char, 4096> bytes{};
   const ssize_t got = ::read(file, bytes.data(), bytes.size());
   if (got < 0) return errno == EINTR || errno == EAGAIN;
   if (text.size() < kMostBytes) text.append(bytes.data(), static_cast<std::size_t>(got));

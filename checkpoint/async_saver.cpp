@@ -23,7 +23,7 @@ AsyncSaver::Clock::time_point after(double seconds) {
 }  // namespace
 
 AsyncSaver::AsyncSaver(AsyncSaverOptions options)
-    : options_(std::move(options)), tools_(std::make_shared<ShardTools>(options_.staging_bytes)) {}
+    : options_(options), tools_(std::make_shared<ShardTools>(options_.staging_bytes)) {}
 
 AsyncSaver::~AsyncSaver() {
   // Left by an error. What this rank has called written is rank 0's to use, or to delete.

@@ -7,7 +7,8 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <cstring>
+#include <bit>
+#include <cstdint>
 #include <limits>
 
 namespace trestle::checkpoint {
@@ -76,7 +77,7 @@ void add_elements(TensorDifference& difference, const at::Tensor& a, const at::T
 bool same_value(const Value& a, const Value& b) {
   if (a.index() != b.index()) return false;
   if (const auto* x = std::get_if<double>(&a)) {  // so that a NaN equals itself
-    return std::memcmp(x, &std::get<double>(b), sizeof *x) == 0;
+    return std::bit_cast<std::uint64_t>(*x) == std::bit_cast<std::uint64_t>(std::get<double>(b));
   }
   return a == b;
 }

@@ -1,5 +1,6 @@
 #include "checkpoint/seal.h"
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
@@ -56,7 +57,7 @@ void Seal::run() noexcept {
     const auto started = Ending::Clock::now();
     const double shards_s = write_manifest();
     publish();
-    save_s_ = shards_s + std::chrono::duration<double>(Ending::Clock::now() - started).count();
+    save_s_ = shards_s + seconds_since(started);
     ending_.done();
   } catch (const fs::filesystem_error& error) {
     ending_.failed(std::make_exception_ptr(

@@ -26,7 +26,9 @@ std::string contents(const Manifest& manifest, std::size_t file, std::uint64_t b
     in_tensors += here;
   }
   std::ranges::stable_sort(parts, std::greater<>(), &decltype(parts)::value_type::first);
-  std::ranges::stable_partition(parts, [&](auto& part) { return part.second == tensor_named; });
+  // (The algorithm of std::ranges is more than clang 14 can read in gcc's library.)
+  std::stable_partition(parts.begin(), parts.end(),
+                        [&](const auto& part) { return part.second == tensor_named; });
 
   std::vector<std::string> texts;
   for (std::size_t i = 0; i < std::min(parts.size(), kNamesShown); ++i)

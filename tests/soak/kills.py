@@ -100,8 +100,11 @@ class Life:
         self.number += 1
         self.run_dir = self.folder / f"life-{self.number}"
         self.saved: int | None = None
+        # Steps that the last judgement saw, and what their start promised to save of them.
+        self.done, self.promised, self.may_be_late = 0, True, False
 
-    def start(self, *sets: str, fault: str = "") -> Run:
+    def start(self, *sets: str, fault: str = "", fails: bool = False) -> Run:
+        self.fails = fails  # its saves do
         self.asynchronous = self.setup.has("checkpoint.async") and self.rng.random() < 0.75
         mode = f"checkpoint.async={str(self.asynchronous).lower()}"
         options = ("--inject", fault) if fault else ()
@@ -129,7 +132,7 @@ class Life:
         """The program kills the rank itself, at a step of a save that is drawn, too."""
         fault = f"kill@rank{rank}:save-{kill.named}"
         if kill.named == "discarded":  # of a save that fails: it is given no time
-            run = self.start("checkpoint.timeout_s=0.000001", fault=fault)
+            run = self.start("checkpoint.timeout_s=0.000001", fault=fault, fails=True)
         else:
             first = self.rng.randint(self.saved or 0, max(STEPS - 2 * EVERY, self.saved or 0))
             run = self.start(fault=f"{fault}@step{first}")
@@ -212,8 +215,13 @@ class Life:
                f"{run.said()}")
         newest = expect_valid_newest(self.setup, self.run_dir, self.saved)
         done = steps_done(self.run_dir)
+        # Steps that were there before are those of an earlier start, which may have saved otherwise.
+        if done != self.done:
+            self.done, self.promised = done, not self.fails
+            self.may_be_late = self.asynchronous
         # A step is counted before it is saved; a save that is under way is allowed to be lost.
-        due = EVERY * (max(0, done - 1) // EVERY) - (EVERY if self.asynchronous else 0)
+        due = EVERY * (max(0, done - 1) // EVERY) - (EVERY if self.may_be_late else 0)
+        due = due if self.promised else 0
         expect(due <= 0 or (newest is not None and newest >= due),
                f"{done} steps were done, so that {due} was saved, and the newest is {newest}")
         self.saved = newest
