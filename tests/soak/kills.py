@@ -215,7 +215,7 @@ class Life:
                f"{run.said()}")
         newest = expect_valid_newest(self.setup, self.run_dir, self.saved)
         done = steps_done(self.run_dir)
-        # Steps that were there before are those of an earlier start, which may have saved otherwise.
+        # What was there before is an earlier start's, which may have saved in another way.
         if done != self.done:
             self.done, self.promised = done, not self.fails
             self.may_be_late = self.asynchronous
