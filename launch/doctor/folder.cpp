@@ -34,7 +34,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kPieceBytes = std::size_t{8} << 20;
 constexpr double kMostBytes = 256e6;
-constexpr double kMost_s = 2;
+constexpr double kMostSeconds = 2;
 
 /// mountinfo writes a blank in a path as \040.
 std::string unescaped(const std::string& text) {
@@ -68,7 +68,7 @@ void find_mount(const fs::path& folder, FolderFacts& facts) {
     if (!is_above || place.size() < longest) continue;
     longest = place.size();
     facts.type = type;
-    facts.options = options + "," + more;
+    facts.options = fmt::format("{},{}", options, more);
   }
 }
 
@@ -128,7 +128,7 @@ void try_writing(const fs::path& file, FolderFacts& facts) {
   const double most = std::min(kMostBytes, 0.05 * double(facts.free_bytes));
   const FileWriter writer(file, ExitCode::environment);
   const auto started = Clock::now();
-  while (facts.written_s < kMost_s && facts.written_bytes + double(kPieceBytes) <= most) {
+  while (facts.written_s < kMostSeconds && facts.written_bytes + double(kPieceBytes) <= most) {
     writer.write_exact(static_cast<std::uint64_t>(facts.written_bytes),
                        std::as_bytes(std::span(piece)));
     writer.sync();

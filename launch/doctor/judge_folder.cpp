@@ -9,8 +9,8 @@
 namespace trestle::launch::doctor {
 namespace {
 
-constexpr double kSlow_bytes_per_s = 50e6;
-constexpr double kLongSave_s = 60;
+constexpr double kSlowBytesPerSecond = 50e6;
+constexpr double kLongSaveSeconds = 60;
 
 bool has_option(const std::string& options, const std::string& option) {
   return ("," + options + ",").find("," + option + ",") != std::string::npos;
@@ -189,12 +189,12 @@ Finding judge_write_rate(const std::vector<FolderFacts>& ranks, const std::optio
     const double save_s = double(needs->checkpoint_bytes) / rate;
     finding.value += fmt::format("; a checkpoint of {} takes about {}",
                                  bytes_text(needs->checkpoint_bytes), time_text(save_s));
-    if (save_s > kLongSave_s) {
+    if (save_s > kLongSaveSeconds) {
       finding.complain(Health::warn,
                        "A save takes long, and a stop or a preemption waits for one. Choose a "
                        "faster file system, or give the job enough notice (docs/slurm.md).");
     }
-  } else if (slowest < kSlow_bytes_per_s) {
+  } else if (slowest < kSlowBytesPerSecond) {
     finding.complain(Health::warn,
                      "That is slow for checkpoints, unless they are small. Choose a faster file "
                      "system, or find out who else is writing.");

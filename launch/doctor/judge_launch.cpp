@@ -11,7 +11,7 @@
 namespace trestle::launch::doctor {
 namespace {
 
-constexpr double kClocksDiffer_s = 1;
+constexpr double kClocksDifferSeconds = 1;
 
 /// The first "1.2.3" in a text.
 std::string version_in(const std::string& text) {
@@ -173,7 +173,7 @@ Finding judge_clocks(const std::vector<Facts>& ranks) {
   const auto [first, last] = std::ranges::minmax_element(ranks, {}, &Facts::clock_s);
   const double apart_s = last->clock_s - first->clock_s;
   finding.value = fmt::format("within {}", time_text(apart_s));
-  if (apart_s >= kClocksDiffer_s) {
+  if (apart_s >= kClocksDifferSeconds) {
     finding.value += fmt::format(" ({} is ahead of {})", last->host(), first->host());
     finding.complain(Health::warn,
                      "Times in the logs of different hosts cannot be compared (Trestle itself "
