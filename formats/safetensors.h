@@ -53,6 +53,7 @@ class SafetensorsFile {
 
   /// Fills `into`, which has entry.size_bytes() bytes, with the tensor's bytes.
   void read(const TensorEntry& entry, std::span<std::byte> into) const;
+  const FileReader& bytes() const { return file_; }  ///< for who reads parts of tensors
 
  private:
   explicit SafetensorsFile(FileReader file) : file_(std::move(file)) {}

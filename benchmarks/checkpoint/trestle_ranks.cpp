@@ -19,8 +19,8 @@
 //   copy N    each rank copies its state into memory that is there, N times
 #include "base/files.h"
 #include "base/torch/draws.h"
-#include "benchmarks/checkpoint/process_memory.h"
 #include "benchmarks/on_all_ranks.h"
+#include "benchmarks/process_memory.h"
 #include "benchmarks/rounds.h"
 #include "checkpoint/async_saver.h"
 #include "checkpoint/load.h"

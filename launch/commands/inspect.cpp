@@ -7,6 +7,7 @@
 #include "configs/differences.h"
 #include "configs/nearest.h"
 #include "launch/commands/command.h"
+#include "launch/commands/inspect_weights.h"
 #include "trainers/options.h"
 
 #include <CLI/CLI.hpp>
@@ -30,7 +31,7 @@ constexpr int kDiffers = 1;
 constexpr std::string_view kMeasured[] = {"trainer/wall_s"};
 
 struct InspectArguments {
-  std::string checkpoint, tensor, other;
+  std::string checkpoint, tensor, other, variant;
   bool verify = false, json = false;
 };
 
@@ -278,6 +279,18 @@ int diff(const fs::path& a, const fs::path& b, bool json) {
 }
 
 int inspect(const InspectArguments& arguments) {
+  if (is_weights(arguments.checkpoint)) {
+    TRESTLE_REQUIRE(
+        !arguments.verify && arguments.other.empty(),
+        "\"{}\" holds weights (--verify and --diff are for checkpoints: files of weights "
+        "have no digests). Leave them out.",
+        arguments.checkpoint);
+    inspect_weights(arguments.checkpoint, arguments.variant, arguments.tensor, arguments.json);
+    return 0;
+  }
+  TRESTLE_REQUIRE(arguments.variant.empty(),
+                  "--variant {} is for folders of weights (\"{}\" is none). Leave it out.",
+                  arguments.variant, arguments.checkpoint);
   const fs::path folder = find_checkpoint(arguments.checkpoint);
   if (arguments.verify) return verify(folder, arguments.json);
   if (!arguments.other.empty())
@@ -294,12 +307,16 @@ int inspect(const InspectArguments& arguments) {
 
 void add_inspect(CLI::App& app, Action& action) {
   auto* command = app.add_subcommand(
-      "inspect", "show what a checkpoint holds, whether it is whole, and how two differ");
+      "inspect",
+      "show what a checkpoint or a file of weights holds, whether a checkpoint is whole, "
+      "and how two differ");
   auto arguments = std::make_shared<InspectArguments>();
   command
-      ->add_option("checkpoint", arguments->checkpoint,
-                   "a folder such as runs/quickstart/checkpoints/step-00000100, or a run directory "
-                   "(its newest)")
+      ->add_option(
+          "checkpoint", arguments->checkpoint,
+          "a folder such as runs/quickstart/checkpoints/step-00000100, or a run directory "
+          "(its newest); or weights: a .safetensors, .bin or .pt file, an index of shards, or "
+          "their folder")
       ->required()
       ->type_name("CHECKPOINT");
   auto* tensor = command
@@ -312,6 +329,10 @@ void add_inspect(CLI::App& app, Action& action) {
                     ->add_option("--diff", arguments->other,
                                  "compare with another: tensors, values and recipes")
                     ->type_name("CHECKPOINT");
+  command
+      ->add_option("--variant", arguments->variant,
+                   "of weights: the files of a folder with this word in their names, such as fp16")
+      ->type_name("WORD");
   tensor->excludes(verify)->excludes(other);
   verify->excludes(other);
   command->add_flag("--json", arguments->json, "for programs");

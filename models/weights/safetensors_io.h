@@ -1,12 +1,12 @@
-// Tensors in and out of safetensors files, and parameters filled from them under a strict contract:
-// every parameter is found with its shape, and nothing is left over.
-// LOCAL. THREADS: any. ERRORS: Error(data), naming the file and every tensor that differs.
+// Tensors written as safetensors files. (Reading is source.h and load.h, which come along: who
+// writes weights mostly reads them, too.)
+// LOCAL. THREADS: any. ERRORS: as write_safetensors.
 #pragma once
-#include "formats/safetensors.h"
 #include "models/nn/parameters.h"
+#include "models/weights/load.h"
+#include "models/weights/source.h"
 
-#include <ATen/core/TensorBody.h>
-
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <string>
@@ -14,18 +14,15 @@
 
 namespace trestle::models::weights {
 
-/// One tensor, on the CPU, in the file's dtype.
-at::Tensor read_tensor(const formats::SafetensorsFile& file, const formats::TensorEntry& entry);
-
-/// All tensors of a file by name.
-std::map<std::string, at::Tensor> read_all(const std::filesystem::path& path);
-
-/// Fills every parameter, casting to its dtype.
-void load_parameters(const std::filesystem::path& path, const nn::Parameters& parameters);
-
-/// Writes the tensors in this order (made contiguous and brought to the CPU).
+/// One file, of tensors made contiguous and brought to the CPU.
 void write_tensors(const std::filesystem::path& path,
                    const std::vector<nn::NamedParameter>& tensors,
                    const std::map<std::string, std::string>& metadata = {});
+
+/// A folder as diffusers and transformers load it: STEM.safetensors, or shards of at most so many
+/// bytes and their index, the tensors in this order (formats/sharded_safetensors.h).
+void write_folder(const std::filesystem::path& folder, const std::string& stem,
+                  const std::vector<nn::NamedParameter>& tensors, std::uint64_t max_shard_bytes,
+                  const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 
 }  // namespace trestle::models::weights
