@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <optional>
 #include <regex>
 #include <set>
 #include <system_error>
@@ -117,7 +116,6 @@ class Problems {
       lines_ += fmt::format("\n  {}", fmt::format(format, std::forward<Args>(args)...));
     }
   }
-  std::size_t count() const { return count_; }
   void raise() const {
     if (count_ == 0) return;
     fail(ExitCode::data,
