@@ -84,7 +84,7 @@ void LoraConfig::describe(configs::Fields& f, const configs::Needs& needs) {
   f.field("rank", rank,
           {.help = "rows of A, columns of B", .min = 1, .max = 65536, .needs = needs});
   f.field("alpha", alpha,
-          {.help = "scale of the adapters, times rank; none: as the rank, a scale of 1",
+          {.help = "what the adapters add is multiplied with alpha / rank; none: alpha is the rank",
            .above = 0,
            .needs = needs});
   f.field("use_rslora", use_rslora,
