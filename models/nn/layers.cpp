@@ -25,21 +25,34 @@ at::Tensor optional_bias(const Scope& scope, std::int64_t out, std::int64_t fan_
 
 Linear::Linear(const Scope& scope, std::int64_t in, std::int64_t out, Bias with_bias)
     : weight(scope.parameter("weight", {out, in}, fan_in_uniform(in))),
-      bias(optional_bias(scope, out, in, with_bias)) {}
+      bias(optional_bias(scope, out, in, with_bias)),
+      adapters(scope.layer(weight)) {}
 
-at::Tensor Linear::operator()(const at::Tensor& x) const { return at::linear(x, weight, bias); }
+at::Tensor Linear::operator()(const at::Tensor& x, const CallContext& call) const {
+  return adapted(*adapters, x, at::linear(x, weight, bias), bias, call);
+}
 
 PointwiseConv::PointwiseConv(const Scope& scope, std::int64_t in, std::int64_t out, Bias with_bias)
     : weight(scope.parameter("weight", {out, in, 1, 1}, fan_in_uniform(in))),
-      bias(optional_bias(scope, out, in, with_bias)) {}
+      bias(optional_bias(scope, out, in, with_bias)),
+      adapters(scope.layer(weight)) {}
 
-at::Tensor PointwiseConv::operator()(const at::Tensor& x_bnc) const {
-  return at::linear(x_bnc, weight.flatten(1), bias);
+at::Tensor PointwiseConv::operator()(const at::Tensor& x_bnc, const CallContext& call) const {
+  return adapted(*adapters, x_bnc, at::linear(x_bnc, weight.flatten(1), bias), bias, call);
+}
+
+at::Tensor PointwiseConv::without_bias(const at::Tensor& x_bnc, const CallContext& call) const {
+  return adapted(*adapters, x_bnc, at::linear(x_bnc, weight.flatten(1)), /*bias=*/{}, call);
 }
 
 DepthwiseConv3x3::DepthwiseConv3x3(const Scope& scope, std::int64_t channels)
     : weight(scope.parameter("weight", {channels, 1, 3, 3}, fan_in_uniform(9))),
-      bias(scope.parameter("bias", {channels}, fan_in_uniform(9))) {}
+      bias(scope.parameter("bias", {channels}, fan_in_uniform(9))) {
+  scope.layer(
+      weight,
+      "it is a depthwise convolution: each channel has a filter of its own, so its weight is "
+      "no matrix that a product of low rank could change");
+}
 
 at::Tensor DepthwiseConv3x3::operator()(const at::Tensor& x_bnc, std::int64_t height,
                                         std::int64_t width) const {
@@ -88,16 +101,16 @@ TimestepEmbedding::TimestepEmbedding(const Scope& scope, std::int64_t in, std::i
     : linear_1(scope / "linear_1", in, dim, Bias::yes),
       linear_2(scope / "linear_2", dim, dim, Bias::yes) {}
 
-at::Tensor TimestepEmbedding::operator()(const at::Tensor& x) const {
-  return linear_2(nn::silu(linear_1(x)));
+at::Tensor TimestepEmbedding::operator()(const at::Tensor& x, const CallContext& call) const {
+  return linear_2(nn::silu(linear_1(x, call)), call);
 }
 
 TextProjection::TextProjection(const Scope& scope, std::int64_t in, std::int64_t dim)
     : linear_1(scope / "linear_1", in, dim, Bias::yes),
       linear_2(scope / "linear_2", dim, dim, Bias::yes) {}
 
-at::Tensor TextProjection::operator()(const at::Tensor& x) const {
-  return linear_2(at::gelu(linear_1(x), "tanh"));
+at::Tensor TextProjection::operator()(const at::Tensor& x, const CallContext& call) const {
+  return linear_2(at::gelu(linear_1(x, call), "tanh"), call);
 }
 
 at::Tensor sincos_positions(std::int64_t dim, std::int64_t height, std::int64_t width,

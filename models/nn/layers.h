@@ -1,9 +1,11 @@
 // Layers that several model families share. Axes: B batch, N or L tokens, C or D channels.
 //
 // A layer is a plain value that holds its parameters and is called like a function; constructing it
-// adds the parameters to a Scope under the names PyTorch's module would give them.
+// adds the parameters to a Scope under the names PyTorch's module would give them. Layers with a
+// weight matrix take adapters, those that the call says (layer_adapters.h).
 // LOCAL. STREAM: everything runs on the current stream.
 #pragma once
+#include "models/nn/layer_adapters.h"
 #include "models/nn/parameters.h"
 
 #include <ATen/core/TensorBody.h>
@@ -17,16 +19,20 @@ enum class Bias { no, yes };
 /// y = x Wᵀ + b over the last axis; weight [out, in].
 struct Linear {
   Linear(const Scope& scope, std::int64_t in, std::int64_t out, Bias with_bias);
-  at::Tensor operator()(const at::Tensor& x) const;
+  at::Tensor operator()(const at::Tensor& x, const CallContext& call = {}) const;
   at::Tensor weight, bias;  // bias undefined where there is none
+  AdapterSlot adapters;
 };
 
 /// A 1x1 convolution that reads tokens [B, N, C]: the parameter keeps its [out, in, 1, 1] shape,
 /// the arithmetic is a Linear (a 1x1 conv2d costs 21 % of a CPU step in the reference).
 struct PointwiseConv {
   PointwiseConv(const Scope& scope, std::int64_t in, std::int64_t out, Bias with_bias);
-  at::Tensor operator()(const at::Tensor& x_bnc) const;
+  at::Tensor operator()(const at::Tensor& x_bnc, const CallContext& call = {}) const;
+  /// For a caller that adds the bias itself.
+  at::Tensor without_bias(const at::Tensor& x_bnc, const CallContext& call = {}) const;
   at::Tensor weight, bias;
+  AdapterSlot adapters;
 };
 
 /// A depthwise 3x3 convolution, padding 1, over tokens [B, h*w, C] read as a channels-last picture.
@@ -61,14 +67,14 @@ at::Tensor timestep_sinusoid(const at::Tensor& timestep_b, std::int64_t channels
 /// Linear -> SiLU -> Linear on the sinusoid (diffusers' TimestepEmbedding).
 struct TimestepEmbedding {
   TimestepEmbedding(const Scope& scope, std::int64_t in, std::int64_t dim);
-  at::Tensor operator()(const at::Tensor& x) const;
+  at::Tensor operator()(const at::Tensor& x, const CallContext& call = {}) const;
   Linear linear_1, linear_2;
 };
 
 /// Linear -> tanh-GELU -> Linear (diffusers' PixArtAlphaTextProjection).
 struct TextProjection {
   TextProjection(const Scope& scope, std::int64_t in, std::int64_t dim);
-  at::Tensor operator()(const at::Tensor& x) const;
+  at::Tensor operator()(const at::Tensor& x, const CallContext& call = {}) const;
   Linear linear_1, linear_2;
 };
 

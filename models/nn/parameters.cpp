@@ -7,7 +7,7 @@
 namespace trestle::models::nn {
 namespace {
 
-at::Tensor initial_value(const std::string& name, at::IntArrayRef shape, Init init,
+at::Tensor initial_value(Purpose purpose, at::IntArrayRef shape, Init init,
                          const at::TensorOptions& options, const Draws& draws) {
   switch (init.kind) {
     case Init::Kind::zeros:
@@ -15,15 +15,24 @@ at::Tensor initial_value(const std::string& name, at::IntArrayRef shape, Init in
     case Init::Kind::ones:
       return at::ones(shape, options);
     case Init::Kind::uniform:
-      return draws.uniform(Purpose(name), shape, options).mul_(2).sub_(1).mul_(init.scale);
+      return draws.uniform(purpose, shape, options).mul_(2).sub_(1).mul_(init.scale);
     case Init::Kind::normal:
-      return draws.normal(Purpose(name), shape, options).mul_(init.scale);
+      return draws.normal(purpose, shape, options).mul_(init.scale);
   }
   TRESTLE_ASSERT(false, "unknown init");
   return {};
 }
 
 }  // namespace
+
+at::Tensor fresh_leaf(Purpose purpose, at::IntArrayRef shape, Init init,
+                      const at::TensorOptions& options, const Draws& draws) {
+  // Detached, since draws are views: a view's base would keep this memory when the parameter has
+  // moved into a flat buffer.
+  at::Tensor tensor = initial_value(purpose, shape, init, options, draws).detach();
+  tensor.set_requires_grad(true);
+  return tensor;
+}
 
 Parameters::Parameters(const at::TensorOptions& options, const Draws& init)
     : options_(options), init_(init) {}
@@ -45,12 +54,18 @@ at::Tensor Parameters::find(std::string_view name) const {
 
 at::Tensor Parameters::add(std::string name, at::IntArrayRef shape, Init init) {
   TRESTLE_ASSERT(!find(name).defined(), "parameter \"{}\" added twice", name);
-  // Detached, since draws are views: a view's base would keep this memory when the parameter has
-  // moved into a flat buffer.
-  at::Tensor tensor = initial_value(name, shape, init, options_, init_).detach();
-  tensor.set_requires_grad(true);
+  at::Tensor tensor = fresh_leaf(Purpose(name), shape, init, options_, init_);
   all_.push_back({std::move(name), tensor});
   return tensor;
+}
+
+AdapterSlot Parameters::add_layer(std::string name, const at::Tensor& weight, std::string refusal) {
+  layers_.push_back(std::make_shared<LayerAdapters>());
+  LayerAdapters& layer = *layers_.back();
+  layer.layer = std::move(name);
+  layer.weight = weight;
+  layer.refusal = std::move(refusal);
+  return layers_.back();
 }
 
 Scope Scope::operator/(std::string_view child) const { return {*parameters_, name(child)}; }
@@ -58,6 +73,10 @@ Scope Scope::operator/(std::int64_t index) const { return *this / std::to_string
 
 std::string Scope::name(std::string_view leaf) const {
   return prefix_.empty() ? std::string(leaf) : prefix_ + "." + std::string(leaf);
+}
+
+AdapterSlot Scope::layer(const at::Tensor& weight, std::string refusal) const {
+  return parameters_->add_layer(prefix_, weight, std::move(refusal));
 }
 
 at::Tensor Scope::parameter(std::string_view leaf, at::IntArrayRef shape, Init init) const {

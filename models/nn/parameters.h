@@ -9,6 +9,7 @@
 // LOCAL. THREADS: one at a time while building; read-only afterwards.
 #pragma once
 #include "base/torch/draws.h"
+#include "models/nn/layer_adapters.h"
 
 #include <ATen/core/TensorBody.h>
 
@@ -36,6 +37,10 @@ struct Init {
   static Init normal(double deviation) { return {Kind::normal, deviation}; }
 };
 
+/// A leaf that training may change, filled with what is drawn for the purpose.
+at::Tensor fresh_leaf(Purpose purpose, at::IntArrayRef shape, Init init,
+                      const at::TensorOptions& options, const Draws& draws);
+
 class Scope;
 
 class Parameters {
@@ -54,10 +59,15 @@ class Parameters {
 
   at::Tensor add(std::string name, at::IntArrayRef shape, Init init);
 
+  /// The layers with a weight matrix, in order, for adapters (lora.h).
+  const std::vector<AdapterSlot>& layers() const { return layers_; }
+  AdapterSlot add_layer(std::string name, const at::Tensor& weight, std::string refusal);
+
  private:
   at::TensorOptions options_;
   Draws init_;
   std::vector<NamedParameter> all_;
+  std::vector<AdapterSlot> layers_;
 };
 
 /// A name prefix within a Parameters list.
@@ -68,6 +78,9 @@ class Scope {
   Scope operator/(std::string_view child) const;
   Scope operator/(std::int64_t index) const;
   at::Tensor parameter(std::string_view name, at::IntArrayRef shape, Init init) const;
+  /// Tells the model's list of this scope's layer, whose weight has the shape [out, in, kernel...].
+  /// `refusal`: why it can have no adapters, where it cannot.
+  AdapterSlot layer(const at::Tensor& weight, std::string refusal = "") const;
   std::string name(std::string_view leaf) const;
   const at::TensorOptions& options() const { return parameters_->options(); }
 

@@ -20,14 +20,6 @@ std::optional<nn::RmsNorm> qk_norm(const nn::Scope& scope, const SanaConfig& con
   return nn::RmsNorm(scope, channels, kQkNormEpsilon);
 }
 
-at::Tensor drop(const at::Tensor& x_bnd, double probability, Purpose purpose,
-                const DropoutDraws* dropout) {
-  if (dropout == nullptr || probability == 0) return x_bnd;
-  const at::Tensor uniform =
-      dropout->draws.uniform(dropout->positions, purpose, x_bnd.sizes().slice(1), x_bnd.options());
-  return x_bnd * (uniform >= probability).to(x_bnd.scalar_type()) / (1.0 - probability);
-}
-
 std::int64_t cross_channels(const SanaConfig& config) {
   return *config.num_cross_attention_heads * *config.cross_attention_head_dim;
 }
@@ -48,21 +40,33 @@ LinearAttention::LinearAttention(const nn::Scope& scope, const SanaConfig& confi
       to_out(scope / "to_out" / 0, config.inner_dim(), config.inner_dim(), Bias::yes),
       dropout_purpose(scope.name("to_out.1")) {}
 
-at::Tensor LinearAttention::operator()(const at::Tensor& tokens_bnd,
-                                       const DropoutDraws* dropout) const {
-  if (nn::runs_fused(tokens_bnd)) {
-    const at::Tensor weight = at::cat({to_q.weight, to_k.weight, to_v.weight});
-    const std::optional<at::Tensor> bias =
-        to_q.bias.defined() ? std::optional(at::cat({to_q.bias, to_k.bias, to_v.bias}))
-                            : std::nullopt;
-    const at::Tensor out_bnd =
-        nn::linear_attention(at::linear(tokens_bnd, weight, bias), norm_q ? &*norm_q : nullptr,
-                             norm_k ? &*norm_k : nullptr, heads, kLinearAttentionEpsilon);
-    return drop(to_out(out_bnd), dropout_probability, dropout_purpose, dropout);
+at::Tensor LinearAttention::projections(const at::Tensor& tokens_bnd,
+                                        const nn::CallContext& call) const {
+  const auto is_adapted = [&](const nn::Linear& layer) {
+    return nn::has_active(*layer.adapters, call);
+  };
+  if (is_adapted(to_q) || is_adapted(to_k) || is_adapted(to_v)) {
+    return at::cat({to_q(tokens_bnd, call), to_k(tokens_bnd, call), to_v(tokens_bnd, call)}, 2);
   }
-  at::Tensor q_bnd = to_q(tokens_bnd);
-  at::Tensor k_bnd = to_k(tokens_bnd);
-  const at::Tensor v_bnd = to_v(tokens_bnd);
+  const at::Tensor weight = at::cat({to_q.weight, to_k.weight, to_v.weight});
+  const std::optional<at::Tensor> bias =
+      to_q.bias.defined() ? std::optional(at::cat({to_q.bias, to_k.bias, to_v.bias}))
+                          : std::nullopt;
+  return at::linear(tokens_bnd, weight, bias);
+}
+
+at::Tensor LinearAttention::operator()(const at::Tensor& tokens_bnd,
+                                       const nn::CallContext& call) const {
+  if (nn::runs_fused(tokens_bnd)) {
+    const at::Tensor out_bnd =
+        nn::linear_attention(projections(tokens_bnd, call), norm_q ? &*norm_q : nullptr,
+                             norm_k ? &*norm_k : nullptr, heads, kLinearAttentionEpsilon);
+    return nn::drop(to_out(out_bnd, call), dropout_probability, dropout_purpose,
+                    call.dropout_draws());
+  }
+  at::Tensor q_bnd = to_q(tokens_bnd, call);
+  at::Tensor k_bnd = to_k(tokens_bnd, call);
+  const at::Tensor v_bnd = to_v(tokens_bnd, call);
   if (norm_q) q_bnd = (*norm_q)(q_bnd);
   if (norm_k) k_bnd = (*norm_k)(k_bnd);
 
@@ -82,7 +86,8 @@ at::Tensor LinearAttention::operator()(const at::Tensor& tokens_bnd,
       sums_bhfn.slice(2, 0, -1) / (sums_bhfn.slice(2, -1) + kLinearAttentionEpsilon);
 
   const at::Tensor out_bnd = out_bhen.flatten(1, 2).transpose(1, 2).to(tokens_bnd.scalar_type());
-  return drop(to_out(out_bnd), dropout_probability, dropout_purpose, dropout);
+  return nn::drop(to_out(out_bnd, call), dropout_probability, dropout_purpose,
+                  call.dropout_draws());
 }
 
 TextAttention::TextAttention(const nn::Scope& scope, const SanaConfig& config)
@@ -98,10 +103,10 @@ TextAttention::TextAttention(const nn::Scope& scope, const SanaConfig& config)
 
 at::Tensor TextAttention::operator()(const at::Tensor& tokens_bnd, const at::Tensor& text_bld,
                                      const at::Tensor& bias_b11l,
-                                     const DropoutDraws* dropout) const {
-  at::Tensor q_bnd = to_q(tokens_bnd);
-  at::Tensor k_bld = to_k(text_bld);
-  const at::Tensor v_bld = to_v(text_bld);
+                                     const nn::CallContext& call) const {
+  at::Tensor q_bnd = to_q(tokens_bnd, call);
+  at::Tensor k_bld = to_k(text_bld, call);
+  const at::Tensor v_bld = to_v(text_bld, call);
   if (norm_q) q_bnd = (*norm_q)(q_bnd);
   if (norm_k) k_bld = (*norm_k)(k_bld);
 
@@ -113,7 +118,8 @@ at::Tensor TextAttention::operator()(const at::Tensor& tokens_bnd, const at::Ten
   const at::Tensor out_bhne =
       at::scaled_dot_product_attention(split(q_bnd), split(k_bld), split(v_bld), bias);
   const at::Tensor out_bnd = out_bhne.transpose(1, 2).flatten(2);
-  return drop(to_out(out_bnd), dropout_probability, dropout_purpose, dropout);
+  return nn::drop(to_out(out_bnd, call), dropout_probability, dropout_purpose,
+                  call.dropout_draws());
 }
 
 }  // namespace trestle::models::sana

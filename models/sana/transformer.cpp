@@ -41,7 +41,7 @@ std::vector<SanaBlock> make_blocks(const nn::Scope& scope, const SanaConfig& con
 /// What a block needs besides tensors, kept for backward where it recomputes the block.
 struct BlockSetting {
   std::int64_t rows, columns;
-  std::optional<DropoutDraws> dropout;
+  nn::CallContext call;
 };
 
 }  // namespace
@@ -53,15 +53,16 @@ GluMbConv::GluMbConv(const nn::Scope& scope, const SanaConfig& config)
       conv_point(scope / "conv_point", config.mlp_hidden(), config.inner_dim(), Bias::no) {}
 
 at::Tensor GluMbConv::operator()(const at::Tensor& tokens_bnd, std::int64_t height,
-                                 std::int64_t width) const {
+                                 std::int64_t width, const nn::CallContext& call) const {
   if (nn::runs_fused(tokens_bnd)) {
-    const at::Tensor wide = at::linear(tokens_bnd, conv_inverted.weight.flatten(1));
-    return conv_point(nn::gated_conv(wide, conv_inverted.bias, conv_depth.weight, conv_depth.bias,
-                                     height, width));
+    const at::Tensor wide = conv_inverted.without_bias(tokens_bnd, call);
+    return conv_point(
+        nn::gated_conv(wide, conv_inverted.bias, conv_depth.weight, conv_depth.bias, height, width),
+        call);
   }
-  const at::Tensor wide = nn::silu(conv_inverted(tokens_bnd));  // [B, N, 2 hidden]
-  const at::Tensor mixed = conv_depth(wide, height, width);     // [B, N, 2 hidden]
-  return conv_point(nn::gated_silu(mixed));                     // [B, N, D]
+  const at::Tensor wide = nn::silu(conv_inverted(tokens_bnd, call));  // [B, N, 2 hidden]
+  const at::Tensor mixed = conv_depth(wide, height, width);           // [B, N, 2 hidden]
+  return conv_point(nn::gated_silu(mixed), call);                     // [B, N, D]
 }
 
 SanaBlock::SanaBlock(const nn::Scope& scope, const SanaConfig& config)
@@ -76,16 +77,16 @@ SanaBlock::SanaBlock(const nn::Scope& scope, const SanaConfig& config)
 at::Tensor SanaBlock::operator()(const at::Tensor& tokens_bnd, const at::Tensor& text_bld,
                                  const at::Tensor& text_bias_b11l, const at::Tensor& modulation_b6d,
                                  std::int64_t height, std::int64_t width,
-                                 const DropoutDraws* dropout) const {
+                                 const nn::CallContext& call) const {
   const auto m = (scale_shift_table.unsqueeze(0) + modulation_b6d).chunk(6, 1);  // each [B, 1, D]
   const at::Tensor &shift_attn = m[0], &scale_attn = m[1], &gate_attn = m[2];
   const at::Tensor &shift_ff = m[3], &scale_ff = m[4], &gate_ff = m[5];
 
   at::Tensor x = tokens_bnd;
   const at::Tensor calm = nn::modulate(norm1, x, shift_attn, scale_attn).to(x.dtype());
-  x = nn::gated_add(x, gate_attn, attn1(calm, dropout));
-  x = attn2(x, text_bld, text_bias_b11l, dropout) + x;  // neither normed nor gated
-  const at::Tensor fed = ff(nn::modulate(norm2, x, shift_ff, scale_ff), height, width);
+  x = nn::gated_add(x, gate_attn, attn1(calm, call));
+  x = attn2(x, text_bld, text_bias_b11l, call) + x;  // neither normed nor gated
+  const at::Tensor fed = ff(nn::modulate(norm2, x, shift_ff, scale_ff), height, width, call);
   return nn::gated_add(x, gate_ff, fed);
 }
 
@@ -114,9 +115,11 @@ SanaPatchEmbed::SanaPatchEmbed(const nn::Scope& scope, const SanaConfig& config)
   weight = scope.parameter("weight",
                            {config.inner_dim(), config.in_channels, patch_size, patch_size}, init);
   bias = scope.parameter("bias", {config.inner_dim()}, init);
+  adapters = scope.layer(weight);
 }
 
-at::Tensor SanaPatchEmbed::operator()(const at::Tensor& latents_bchw) const {
+at::Tensor SanaPatchEmbed::operator()(const at::Tensor& latents_bchw,
+                                      const nn::CallContext& call) const {
   const std::int64_t p = patch_size;
   const std::int64_t rows = latents_bchw.size(2) / p, columns = latents_bchw.size(3) / p;
   // A stride-p convolution is a Linear over the pixels of each patch.
@@ -125,7 +128,8 @@ at::Tensor SanaPatchEmbed::operator()(const at::Tensor& latents_bchw) const {
                                  .permute({0, 2, 4, 1, 3, 5})  // [B, rows, columns, C, p, p]
                                  .flatten(3)
                                  .flatten(1, 2);  // [B, N, C p p]
-  const at::Tensor tokens = at::linear(patches, weight.flatten(1), bias);
+  const at::Tensor tokens =
+      nn::adapted(*adapters, patches, at::linear(patches, weight.flatten(1), bias), bias, call);
   if (!interpolation_scale) return tokens;
   const at::Tensor positions =
       nn::sincos_positions(weight.size(0), rows, columns, base_size, *interpolation_scale);
@@ -157,28 +161,37 @@ at::Tensor SanaTransformer::operator()(const SanaInput& input) const {
     text_bias = ((1 - input.text_mask_bl.to(dtype)) * kMaskedBias).unsqueeze(1).unsqueeze(1);
   }
 
-  at::Tensor x = patch_embed_(latents);  // [B, N, D]
+  BlockSetting setting{rows, columns, {}};
+  if (input.dropout != nullptr) setting.call.dropout = *input.dropout;
+  if (input.adapters != nullptr) setting.call.adapters = *input.adapters;
+  const nn::CallContext& call = setting.call;
+
+  at::Tensor x = patch_embed_(latents, call);  // [B, N, D]
   const at::Tensor embedded_time = timestep_embedder_(
-      nn::timestep_sinusoid(input.timestep_b, kTimeChannels).to(dtype));  // [B, D]
+      nn::timestep_sinusoid(input.timestep_b, kTimeChannels).to(dtype), call);  // [B, D]
   const at::Tensor modulation =
-      time_linear_(nn::silu(embedded_time)).unflatten(1, {6, -1});             // [B, 6, D]
-  const at::Tensor text = caption_norm_(caption_projection_(input.text_blc));  // [B, L, D]
+      time_linear_(nn::silu(embedded_time), call).unflatten(1, {6, -1});             // [B, 6, D]
+  const at::Tensor text = caption_norm_(caption_projection_(input.text_blc, call));  // [B, L, D]
 
   const nn::Block block = [this](std::size_t i, const nn::Tensors& tokens,
                                  const nn::Tensors& shared, const std::any& extra) -> nn::Tensors {
-    const auto& setting = std::any_cast<const BlockSetting&>(extra);
-    const auto* dropout = setting.dropout ? &*setting.dropout : nullptr;
-    return {blocks_[i](tokens[0], shared[0], shared[1], shared[2], setting.rows, setting.columns,
-                       dropout)};
+    const auto& same = std::any_cast<const BlockSetting&>(extra);
+    return {
+        blocks_[i](tokens[0], shared[0], shared[1], shared[2], same.rows, same.columns, same.call)};
   };
-  BlockSetting setting{rows, columns, std::nullopt};
-  if (input.dropout != nullptr) setting.dropout = *input.dropout;
   x = nn::run_blocks(blocks_.size(), input.checkpoint_every, block, {x},
                      {text, text_bias, modulation}, setting)[0];
 
   const auto out = (scale_shift_table_.unsqueeze(0) + embedded_time.unsqueeze(1)).chunk(2, 1);
   x = nn::modulate(norm_out_, x, /*shift_b1d=*/out[0], /*scale_b1d=*/out[1]);
-  return unpatchify(proj_out_(x), rows, columns);  // [B, C_out, h, w]
+  return unpatchify(proj_out_(x, call), rows, columns);  // [B, C_out, h, w]
+}
+
+std::string precision_warning(const SanaConfig& config, at::ScalarType dtype) {
+  if (dtype != at::kBFloat16 || config.has_qk_norm()) return "";
+  return "model.qk_norm is none in bfloat16 (without a norm nothing keeps the queries and keys of "
+         "linear attention in the range that 8 bits resolve). Watch the loss, or set model.dtype = "
+         "\"float32\".";
 }
 
 }  // namespace trestle::models::sana

@@ -12,36 +12,37 @@
 // LOCAL. STREAM: the current one. THREADS: calls are const and may run at once. With gradient
 // checkpointing the model must stay where it is until backward is done.
 #pragma once
-#include "base/ids.h"
-#include "base/torch/draws.h"
+#include "models/nn/dropout.h"
+#include "models/nn/layer_adapters.h"
 #include "models/nn/layers.h"
 #include "models/sana/config.h"
 
 #include <ATen/core/TensorBody.h>
 
+#include <optional>
+#include <string>
 #include <vector>
 
 namespace trestle::models::sana {
 
-/// Dropout masks belong to samples, so they need to know which samples these are.
-struct DropoutDraws {
-  Draws draws;
-  std::vector<Position> positions;  ///< one a batch row
-};
+using nn::DropoutDraws;
 
 struct SanaInput {
   at::Tensor latents_bchw;
   at::Tensor text_blc;      ///< text embeddings, caption_channels wide
   at::Tensor timestep_b;    ///< 0..1000, any float; the config's timestep_scale already applied
   at::Tensor text_mask_bl;  ///< 1 keep, 0 discard; undefined: keep all
-  const DropoutDraws* dropout = nullptr;  ///< null: evaluation
-  std::int64_t checkpoint_every = 0;      ///< blocks that backward recomputes together; 0: none
+  const DropoutDraws* dropout = nullptr;     ///< null: evaluation
+  const nn::AdapterSet* adapters = nullptr;  ///< null: none
+  std::int64_t checkpoint_every = 0;         ///< blocks that backward recomputes together; 0: none
 };
 
 /// attn1: linear attention with a ReLU kernel; the core runs in fp32 whatever the dtype.
 struct LinearAttention {
   LinearAttention(const nn::Scope& scope, const SanaConfig& config);
-  at::Tensor operator()(const at::Tensor& tokens_bnd, const DropoutDraws* dropout) const;
+  at::Tensor operator()(const at::Tensor& tokens_bnd, const nn::CallContext& call) const;
+  /// q, k and v one after another, as the fused core reads them: [B, N, 3D].
+  at::Tensor projections(const at::Tensor& tokens_bnd, const nn::CallContext& call) const;
 
   std::int64_t heads;
   double dropout_probability;
@@ -54,7 +55,7 @@ struct LinearAttention {
 struct TextAttention {
   TextAttention(const nn::Scope& scope, const SanaConfig& config);
   at::Tensor operator()(const at::Tensor& tokens_bnd, const at::Tensor& text_bld,
-                        const at::Tensor& bias_b11l, const DropoutDraws* dropout) const;
+                        const at::Tensor& bias_b11l, const nn::CallContext& call) const;
 
   std::int64_t heads;
   double dropout_probability;
@@ -66,8 +67,8 @@ struct TextAttention {
 /// ff: 1x1 -> SiLU -> depthwise 3x3 -> a · SiLU(gate) -> 1x1.
 struct GluMbConv {
   GluMbConv(const nn::Scope& scope, const SanaConfig& config);
-  at::Tensor operator()(const at::Tensor& tokens_bnd, std::int64_t height,
-                        std::int64_t width) const;
+  at::Tensor operator()(const at::Tensor& tokens_bnd, std::int64_t height, std::int64_t width,
+                        const nn::CallContext& call) const;
 
   nn::PointwiseConv conv_inverted;
   nn::DepthwiseConv3x3 conv_depth;
@@ -78,7 +79,7 @@ struct SanaBlock {
   SanaBlock(const nn::Scope& scope, const SanaConfig& config);
   at::Tensor operator()(const at::Tensor& tokens_bnd, const at::Tensor& text_bld,
                         const at::Tensor& text_bias_b11l, const at::Tensor& modulation_b6d,
-                        std::int64_t height, std::int64_t width, const DropoutDraws* dropout) const;
+                        std::int64_t height, std::int64_t width, const nn::CallContext& call) const;
 
   at::Tensor scale_shift_table;  // [6, D]: shift, scale, gate of attention; the same of ff
   nn::LayerNorm norm1;
@@ -91,11 +92,12 @@ struct SanaBlock {
 /// Latents to tokens: a stride-p convolution, and sine-cosine positions where the config asks.
 struct SanaPatchEmbed {
   SanaPatchEmbed(const nn::Scope& scope, const SanaConfig& config);
-  at::Tensor operator()(const at::Tensor& latents_bchw) const;
+  at::Tensor operator()(const at::Tensor& latents_bchw, const nn::CallContext& call) const;
 
   std::int64_t patch_size, base_size;
   std::optional<double> interpolation_scale;
   at::Tensor weight, bias;  // [D, C, p, p], [D]
+  nn::AdapterSlot adapters;
 };
 
 class SanaTransformer {
@@ -123,5 +125,8 @@ class SanaTransformer {
   nn::LayerNorm norm_out_;
   nn::Linear proj_out_;
 };
+
+/// What is risky about running the configuration in this dtype; empty: nothing.
+std::string precision_warning(const SanaConfig& config, at::ScalarType dtype);
 
 }  // namespace trestle::models::sana

@@ -115,6 +115,15 @@ TEST(Sana, RefusalsNameTheField) {
   EXPECT_NE(refusal(config).find("layer_norm_across_heads"), std::string::npos);
 }
 
+TEST(Sana, WarnsOfBfloat16WithoutQkNorm) {
+  auto config = tiny();
+  EXPECT_EQ(sana::precision_warning(config, at::kBFloat16), "");
+  config.qk_norm.reset();
+  EXPECT_NE(sana::precision_warning(config, at::kBFloat16).find("model.qk_norm is none"),
+            std::string::npos);
+  EXPECT_EQ(sana::precision_warning(config, at::kFloat), "");
+}
+
 TEST(PixelCodec, IsExactlyInvertible) {
   const pixels::PixelCodec codec(4);
   const at::Tensor pictures = Draws(1).normal(Purpose("p"), {2, 3, 8, 12}, at::TensorOptions());

@@ -162,17 +162,17 @@ def draw_case(seed: int, index: int) -> Answered:
                 family="sana",
                 config=config,
                 dtype=dtype_name,
-                weights=_floats_as(weights, dtype),
-                inputs=_floats_as(inputs, dtype),
+                weights=floats_as(weights, dtype),
+                inputs=floats_as(inputs, dtype),
                 cotangent=cotangent.to(dtype),
                 grad_inputs=("hidden_states", "encoder_hidden_states"),
             )
             model = build_model(config, dtype)
             model.load_state_dict(case.weights, strict=True)
-            seen = _watch_linear_attention(model)
+            seen = watch_linear_attention(model)
             pairs.append((case, replay.reference_results(model, case)))
-            well_posed &= _is_well_posed(seen, full["num_attention_heads"])
-        if well_posed and _agree(*(results for _, results in pairs)):
+            well_posed &= is_well_posed(seen, full["num_attention_heads"])
+        if well_posed and agree(*(results for _, results in pairs)):
             return Answered(pairs, redraws)
     raise RuntimeError(f"no sound draw of case {index} of seed {seed} in 1000: {config}")
 
@@ -208,14 +208,14 @@ def turns_taken(case: replay.Case) -> dict[str, int]:
     return {name: int(is_taken) for name, is_taken in taken.items()}
 
 
-def _floats_as(tensors: replay.Tensors, dtype: torch.dtype) -> replay.Tensors:
+def floats_as(tensors: replay.Tensors, dtype: torch.dtype) -> replay.Tensors:
     return {
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor
         for name, tensor in tensors.items()
     }
 
 
-def _watch_linear_attention(model: torch.nn.Module) -> list[torch.Tensor]:
+def watch_linear_attention(model: torch.nn.Module) -> list[torch.Tensor]:
     """A list that each forward fills with q, k of every block, as the ReLU receives them."""
     seen: list[torch.Tensor] = []
 
@@ -229,7 +229,7 @@ def _watch_linear_attention(model: torch.nn.Module) -> list[torch.Tensor]:
     return seen
 
 
-def _is_well_posed(seen: list[torch.Tensor], heads: int) -> bool:
+def is_well_posed(seen: list[torch.Tensor], heads: int) -> bool:
     """Whether every ReLU input is clear of 0 and every denominator is clear of cancellation.
 
     A denominator q . sum(k) is measured over |q| |sum(k)|. One that is exactly 0 (no common
@@ -247,9 +247,9 @@ def _is_well_posed(seen: list[torch.Tensor], heads: int) -> bool:
     return True
 
 
-def _agree(fp32: replay.Tensors, fp64: replay.Tensors) -> bool:
+def agree(fp32: replay.Tensors, fp64: replay.Tensors) -> bool:
     """Whether the reference in fp32 is so near its fp64 self that fp32 bounds can be asked for."""
-    rounded = _floats_as(fp64, torch.float32)
+    rounded = floats_as(fp64, torch.float32)
     compared = replay.compare(rounded, fp32, {"fused_calls": "1"}, "float32")
     bounds = replay.BOUNDS["float32"]
     return (

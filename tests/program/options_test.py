@@ -58,6 +58,14 @@ SPECIAL: dict[str, tuple[object, list[str]]] = {
     "checkpoint.timeout_s": (1e-6, []),
     "checkpoint.keep_last": (1, []),
     "checkpoint.keep_every": (2, ["checkpoint.keep_last=1"]),
+    "lora.rank": (2, ["lora.enabled=true"]),
+    "lora.alpha": (1.5, ["lora.enabled=true"]),
+    "lora.use_rslora": ("true", ["lora.enabled=true"]),
+    "lora.dropout": (0.2, ["lora.enabled=true"]),
+    "lora.init": ("kaiming", ["lora.enabled=true"]),
+    "lora.use_dora": ("true", ["lora.enabled=true"]),
+    "lora.targets": ('["to_out.0"]', ["lora.enabled=true"]),
+    "lora.dtype": ("base", ["lora.enabled=true", "model.dtype=bfloat16"]),
 }
 
 # What these refuse is found by training.

@@ -18,15 +18,27 @@ void BridgeOptions::describe(configs::Fields& f) {
 
 void ModelOptions::describe(configs::Fields& f) {
   SanaConfig::describe(f);
-  f.field("dtype", dtype,
-          {.help = "of parameters, gradients, optimizer state and loss",
-           .choices = {"float32", "float64"}});
+  f.field(
+      "dtype", dtype,
+      {.help = "of parameters, gradients, optimizer state and loss; bfloat16: of the frozen model "
+               "under adapters, with fp32 for all that is trained and for the loss",
+       .choices = {"float32", "float64", "bfloat16"}});
+}
+
+at::ScalarType ModelOptions::scalar_type() const {
+  return dtype == "bfloat16" ? at::kBFloat16 : bridge_type();
+}
+
+void LoraOptions::describe(configs::Fields& f) {
+  f.field("enabled", enabled, {.help = "train adapters and leave the model as it is"});
+  LoraConfig::describe(f, {"enabled", true});
 }
 
 Options read_options(const configs::Recipe& recipe) {
   const auto train = recipe.section<TrainOptions>("train");
   Options o{.bridge = recipe.section<BridgeOptions>("task"),
             .model = recipe.section<ModelOptions>("model"),
+            .lora = recipe.section<LoraOptions>("lora"),
             .data = recipe.section<data::PairedPicturesOptions>("data"),
             .sampler = recipe.section<processes::BridgeSamplerOptions>("sample"),
             .micro_batch = train.micro_batch,
@@ -77,6 +89,12 @@ Options read_options(const configs::Recipe& recipe) {
             "model.patch_size = {} does not divide model.sample_size = {} (tokens would not tile "
             "the latents). Change one of them.",
             o.model.patch_size, o.model.sample_size));
+  }
+  if (o.model.dtype == "bfloat16" && !o.lora.enabled) {
+    refuse(
+        "model.dtype",
+        "model.dtype = \"bfloat16\" without adapters (a model in 16 bits is not trained itself). "
+        "Set lora.enabled = true, or model.dtype = \"float32\".");
   }
   if (o.checkpoint_every > o.model.num_layers) {
     refuse("train.checkpoint_every",

@@ -3,6 +3,7 @@
 #include "configs/describe.h"
 #include "configs/recipe.h"
 #include "data/paired_pictures.h"
+#include "models/nn/lora.h"
 #include "models/sana/config.h"
 #include "processes/brownian_bridge.h"
 
@@ -22,12 +23,20 @@ struct BridgeOptions {  // [task]
 struct ModelOptions : models::sana::SanaConfig {  // [model]
   std::string dtype = "float32";
   void describe(configs::Fields& fields);
-  at::ScalarType scalar_type() const { return dtype == "float64" ? at::kDouble : at::kFloat; }
+  at::ScalarType scalar_type() const;
+  /// Of the bridge and the loss: fp32 around a 16-bit model.
+  at::ScalarType bridge_type() const { return dtype == "float64" ? at::kDouble : at::kFloat; }
+};
+
+struct LoraOptions : models::nn::LoraConfig {  // [lora]
+  bool enabled = false;
+  void describe(configs::Fields& fields);
 };
 
 struct Options {
   BridgeOptions bridge;
   ModelOptions model;
+  LoraOptions lora;
   data::PairedPicturesOptions data;
   processes::BridgeSamplerOptions sampler;
   std::int64_t micro_batch = 1;

@@ -1,5 +1,6 @@
 // Picture to picture with a Sana transformer and a Brownian bridge (ViBT, arXiv:2511.23199): the
-// network learns the velocity from source to target latents, conditioned on a prompt.
+// network learns the velocity from source to target latents, conditioned on a prompt. What is
+// trained is the network, or with lora.enabled adapters of it.
 #pragma once
 #include "models/pixels/codec.h"
 #include "models/sana/transformer.h"
@@ -15,6 +16,7 @@ class SanaBridge : public Task {
   SanaBridge(const Options& options, Materialise materialise);
 
   std::vector<ParameterGroup> groups() override;
+  std::vector<FrozenPart> frozen() override;
   const data::Dataset& dataset(Split split) override;
   LossReport loss(const Objective& objective, const data::Batch& batch,
                   const StepContext& context) override;
@@ -35,6 +37,8 @@ class SanaBridge : public Task {
   Options options_;
   models::nn::Parameters parameters_;
   models::sana::SanaTransformer model_;
+  std::vector<NamedParameter> adapter_;  // empty: the model itself is trained
+  models::nn::AdapterSet adapters_;
   models::pixels::PixelCodec codec_;
   std::unique_ptr<data::PairedPictures> train_, heldout_;
 };

@@ -17,6 +17,7 @@ constexpr const char* kTrainList = "pairs.jsonl";
 constexpr const char* kHeldoutList = "heldout.jsonl";
 constexpr double kTimesteps = 1000.0;
 constexpr std::int64_t kTimeBins = 4;
+constexpr const char* kAdapter = "default";  // the name that peft gives a lone one
 
 at::TensorOptions parameter_options(const Options& options, Materialise materialise) {
   return at::TensorOptions()
@@ -47,6 +48,10 @@ SanaBridge::SanaBridge(const Options& options, Materialise materialise)
       parameters_(parameter_options(options, materialise), Draws(options.seed)),
       model_(options.model, parameters_.root()),
       codec_(options.bridge.codec_factor) {
+  if (options_.lora.enabled) {
+    adapter_ = models::nn::add_adapter(parameters_, kAdapter, options_.lora, Draws(options.seed));
+    adapters_ = models::nn::activate(parameters_, {{kAdapter}});
+  }
   if (materialise == Materialise::weights) {  // the warning was said when the recipe was checked
     if (options_.checkpoint_every > 0) {
       log_debug("gradient checkpointing: backward recomputes {} blocks in segments of {}",
@@ -54,11 +59,20 @@ SanaBridge::SanaBridge(const Options& options, Materialise materialise)
     }
     return;
   }
-  const auto warning = processes::ode_warning(options_.sampler, options_.bridge.noise_scale);
-  if (!warning.empty()) log_common_warning(warning);
+  for (const std::string& warning :
+       {processes::ode_warning(options_.sampler, options_.bridge.noise_scale),
+        models::sana::precision_warning(options_.model, options_.model.scalar_type())}) {
+    if (!warning.empty()) log_common_warning(warning);
+  }
 }
 
 std::vector<ParameterGroup> SanaBridge::groups() {
+  if (options_.lora.enabled) return {{.name = "lora", .parameters = adapter_}};
+  return {{.name = "transformer", .parameters = parameters_.all()}};
+}
+
+std::vector<FrozenPart> SanaBridge::frozen() {
+  if (!options_.lora.enabled) return {};
   return {{.name = "transformer", .parameters = parameters_.all()}};
 }
 
@@ -76,17 +90,20 @@ at::Tensor SanaBridge::velocity(const at::Tensor& x, const at::Tensor& time_b,
                                 const data::Batch& batch,
                                 const models::sana::DropoutDraws* dropout) const {
   const auto dtype = options_.model.scalar_type();
-  return model_({.latents_bchw = x.to(dtype),
-                 .text_blc = batch.tensor("text").to(dtype),
-                 .timestep_b = time_b * (kTimesteps * options_.model.timestep_scale),
-                 .text_mask_bl = batch.tensor("text_mask"),
-                 .dropout = dropout,
-                 .checkpoint_every = options_.checkpoint_every});
+  const at::Tensor predicted =
+      model_({.latents_bchw = x.to(dtype),
+              .text_blc = batch.tensor("text").to(dtype),
+              .timestep_b = time_b * (kTimesteps * options_.model.timestep_scale),
+              .text_mask_bl = batch.tensor("text_mask"),
+              .dropout = dropout,
+              .adapters = &adapters_,
+              .checkpoint_every = options_.checkpoint_every});
+  return predicted.to(options_.model.bridge_type());
 }
 
 LossReport SanaBridge::loss(const Objective&, const data::Batch& batch,
                             const StepContext& context) {
-  const auto dtype = options_.model.scalar_type();
+  const auto dtype = options_.model.bridge_type();
   const at::Tensor source_bchw = codec_.encode(batch.tensor("source").to(dtype));
   const at::Tensor target_bchw = codec_.encode(batch.tensor("target").to(dtype));
   const at::Tensor time_b =
@@ -109,7 +126,7 @@ at::Tensor SanaBridge::generate(const data::Batch& batch, const Draws& draws, St
   std::vector<Position> keys;
   for (const auto id : batch.ids) keys.push_back({id});
   const at::Tensor source_bchw =
-      codec_.encode(batch.tensor("source").to(options_.model.scalar_type()));
+      codec_.encode(batch.tensor("source").to(options_.model.bridge_type()));
   const at::Tensor latents_bchw = processes::sample_bridge(
       source_bchw,
       [&](const at::Tensor& x, double r) {
@@ -150,6 +167,7 @@ const TaskKind& task_kind() {
           [](configs::Schema& schema) {
             schema.section<BridgeOptions>("task");
             schema.section<ModelOptions>("model");
+            schema.section<LoraOptions>("lora");
             schema.section<data::PairedPicturesOptions>("data");
             schema.section<data::LoaderOptions>("data");
             schema.section<processes::BridgeSamplerOptions>("sample");
