@@ -5,8 +5,8 @@
 #include "configs/nearest.h"
 #include "formats/lora_metadata.h"
 #include "formats/lora_names.h"
-#include "formats/safetensors.h"
 #include "models/weights/safetensors_io.h"
+#include "models/weights/source.h"
 
 #include <ATen/ATen.h>
 
@@ -51,10 +51,10 @@ class Problems {
 
 struct LayerEntries {
   nn::AdapterSlot slot;
-  const formats::TensorEntry *a = nullptr, *b = nullptr, *magnitude = nullptr;
+  const formats::StoredTensor *a = nullptr, *b = nullptr, *magnitude = nullptr;
 };
 
-const formats::TensorEntry*& part_of(LayerEntries& layer, LoraPart part) {
+const formats::StoredTensor*& part_of(LayerEntries& layer, LoraPart part) {
   switch (part) {
     case LoraPart::a:
       return layer.a;
@@ -75,7 +75,7 @@ std::vector<std::string> adaptable_layers(const nn::Parameters& model) {
 }
 
 /// The file's tensors by layer, in the model's order.
-std::vector<LayerEntries> sort_by_layer(const formats::SafetensorsFile& file,
+std::vector<LayerEntries> sort_by_layer(const Source& file,
                                         const nn::Parameters& model, Problems& problems) {
   std::vector<LayerEntries> layers;
   std::map<std::string_view, std::size_t> index;
@@ -84,7 +84,7 @@ std::vector<LayerEntries> sort_by_layer(const formats::SafetensorsFile& file,
     layers.push_back({.slot = slot});
   }
   const std::vector<std::string> names = adaptable_layers(model);
-  for (const auto& entry : file.entries()) {
+  for (const auto& entry : file.tensors()) {
     const formats::LoraName name = formats::parse_lora_name(entry.name);
     const auto found = index.find(name.layer);
     if (!name.refusal.empty()) {
@@ -109,7 +109,7 @@ std::vector<LayerEntries> sort_by_layer(const formats::SafetensorsFile& file,
   return layers;
 }
 
-void check_shape(const formats::TensorEntry& entry, const std::vector<std::int64_t>& wanted,
+void check_shape(const formats::StoredTensor& entry, const std::vector<std::int64_t>& wanted,
                  Problems& problems) {
   if (entry.shape == wanted) return;
   problems.add([&] {
@@ -176,9 +176,9 @@ nn::LoraConfig config_of(const std::optional<formats::LoraMetadata>& metadata,
 }
 
 /// Half precision holds more digits than bfloat16, and bfloat16 more than half's range.
-void warn_of_rounding(const formats::SafetensorsFile& file, const nn::Parameters& model,
+void warn_of_rounding(const Source& file, const nn::Parameters& model,
                       const std::string& dtype) {
-  const bool half = std::ranges::any_of(file.entries(), [](const formats::TensorEntry& entry) {
+  const bool half = std::ranges::any_of(file.tensors(), [](const formats::StoredTensor& entry) {
     return entry.dtype == formats::ElementType::float16;
   });
   if (half && dtype == "base" && model.options().dtype() == at::kBFloat16) {
@@ -193,7 +193,7 @@ void warn_of_rounding(const formats::SafetensorsFile& file, const nn::Parameters
 
 LoadedAdapter load_adapter(const std::filesystem::path& path, nn::Parameters& model,
                            const std::string& name, const std::string& dtype) {
-  const auto file = formats::SafetensorsFile::open(path);
+  const auto file = Source::open(path);
   std::optional<formats::LoraMetadata> metadata;
   if (const auto found = file.metadata().find(std::string(formats::kLoraMetadataKey));
       found != file.metadata().end())
@@ -201,7 +201,7 @@ LoadedAdapter load_adapter(const std::filesystem::path& path, nn::Parameters& mo
 
   Problems problems;
   const std::vector<LayerEntries> layers = sort_by_layer(file, model, problems);
-  if (file.entries().empty()) problems.add([] { return std::string("it holds no tensor"); });
+  if (file.tensors().empty()) problems.add([] { return std::string("it holds no tensor"); });
   const bool use_dora =
       metadata ? metadata->use_dora : std::ranges::any_of(layers, [](const LayerEntries& layer) {
         return layer.magnitude != nullptr;
