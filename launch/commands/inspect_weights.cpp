@@ -44,7 +44,7 @@ std::uint64_t bytes_of(const StoredTensor& tensor) {
 struct Summary {
   std::int64_t elements = 0, zeros = 0, nans = 0, infinities = 0;
   double min = 0, max = 0, mean = 0;
-  std::vector<double> first;
+  std::vector<double> first = {};
 };
 
 Summary summarise(const Source& source, const StoredTensor& stored) {

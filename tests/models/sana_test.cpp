@@ -32,7 +32,7 @@ std::string refusal(const sana::SanaConfig& config) {
 
 TEST(Sana, PredictsAtEveryShape) {
   const Model m(tiny());
-  for (const auto [height, width] : {std::pair{4, 4}, {3, 7}, {1, 1}}) {
+  for (const auto& [height, width] : {std::pair{4, 4}, {3, 7}, {1, 1}}) {
     const at::Tensor out = m.model(input(2, height, width));
     EXPECT_EQ(out.sizes(), (std::vector<std::int64_t>{2, 12, height, width}));
     EXPECT_TRUE(at::isfinite(out).all().item<bool>());
