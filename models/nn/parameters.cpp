@@ -35,7 +35,14 @@ at::Tensor fresh_leaf(Purpose purpose, at::IntArrayRef shape, Init init,
 }
 
 Parameters::Parameters(const at::TensorOptions& options, const Draws& init)
-    : options_(options), init_(init) {}
+    : Parameters(options, std::optional(init)) {}
+
+Parameters::Parameters(const at::TensorOptions& options, std::optional<Draws> init)
+    : options_(options), init_(std::move(init)) {}
+
+Parameters Parameters::unfilled(const at::TensorOptions& options) {
+  return {options, std::optional<Draws>()};
+}
 
 Scope Parameters::root() { return {*this, ""}; }
 
@@ -54,7 +61,8 @@ at::Tensor Parameters::find(std::string_view name) const {
 
 at::Tensor Parameters::add(std::string name, at::IntArrayRef shape, Init init) {
   TRESTLE_ASSERT(!find(name).defined(), "parameter \"{}\" added twice", name);
-  at::Tensor tensor = fresh_leaf(Purpose(name), shape, init, options_, init_);
+  at::Tensor tensor = init_ ? fresh_leaf(Purpose(name), shape, init, options_, *init_)
+                            : at::empty(shape, options_).set_requires_grad(true);
   all_.push_back({std::move(name), tensor});
   return tensor;
 }

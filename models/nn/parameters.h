@@ -48,6 +48,9 @@ class Parameters {
   /// `options` gives dtype and device of every parameter. On the meta device only names and shapes
   /// exist. Values are drawn by parameter name, so they do not depend on the order of construction.
   Parameters(const at::TensorOptions& options, const Draws& init);
+  /// Parameters that hold what happens to be in their memory, until a file's weights are loaded into
+  /// them (weights/load.h): drawing values takes longer than reading them.
+  static Parameters unfilled(const at::TensorOptions& options);
 
   Scope root();
   const std::vector<NamedParameter>& all() const { return all_; }
@@ -64,8 +67,10 @@ class Parameters {
   AdapterSlot add_layer(std::string name, const at::Tensor& weight, std::string refusal);
 
  private:
+  Parameters(const at::TensorOptions& options, std::optional<Draws> init);
+
   at::TensorOptions options_;
-  Draws init_;
+  std::optional<Draws> init_;  ///< none: nothing is drawn
   std::vector<NamedParameter> all_;
   std::vector<AdapterSlot> layers_;
 };

@@ -20,5 +20,14 @@ TEST(Parameters, LetGoOfTheMemoryTheyWereDrawnIn) {
   }
 }
 
+TEST(Parameters, UnfilledOnesAreLeavesOfTheirShape) {
+  const auto options = at::TensorOptions().dtype(at::kBFloat16);
+  Parameters parameters = Parameters::unfilled(options);
+  const at::Tensor weight = parameters.add("weight", {3, 4}, Init::normal(1));
+  EXPECT_TRUE(weight.is_leaf() && weight.requires_grad());
+  EXPECT_EQ(weight.sizes(), (std::vector<std::int64_t>{3, 4}));
+  EXPECT_EQ(weight.scalar_type(), at::kBFloat16);
+}
+
 }  // namespace
 }  // namespace trestle::models::nn
