@@ -46,7 +46,6 @@ void Staging::reserve(std::uint64_t file_bytes, bool pinned) {
   }
   void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) fail_for_memory(bytes);
-  ::madvise(memory, bytes, MADV_HUGEPAGE);  // fewer page faults in the first copy
   memory_ = {static_cast<std::byte*>(memory), bytes};
 }
 

@@ -20,18 +20,20 @@ class Problem : public std::runtime_error {
 
 constexpr std::size_t kMaxPieceBytes = 1024;  // the trainer's own limit is far below
 
-// Numbers of the fields in sentencepiece_model.proto.
-enum ModelField : std::uint64_t { kPieces = 1, kTrainerSpec = 2, kNormalizerSpec = 3 };
-enum PieceField : std::uint64_t { kPiece = 1, kType = 3 };
-enum TrainerField : std::uint64_t { kModelType = 3, kWhitespaceAsSuffix = 24, kByteFallback = 35 };
-enum NormalizerField : std::uint64_t {
-  kCharsmap = 2,
-  kAddDummyPrefix = 3,
-  kRemoveExtraWhitespaces = 4,
-  kEscapeWhitespaces = 5
-};
+using Number = std::uint64_t;
 
-enum ModelType : std::uint64_t { kUnigram = 1, kBpe = 2, kWord = 3, kChar = 4 };
+// Fields by their numbers in sentencepiece_model.proto: of the model,
+constexpr Number kPieces = 1, kTrainerSpec = 2, kNormalizerSpec = 3;
+// of a piece,
+constexpr Number kPiece = 1, kType = 3;
+// of the trainer's settings,
+constexpr Number kModelType = 3, kWhitespaceAsSuffix = 24, kByteFallback = 35;
+// and of the normalizer's.
+constexpr Number kCharsmap = 2, kAddDummyPrefix = 3, kRemoveExtraWhitespaces = 4,
+                 kEscapeWhitespaces = 5;
+
+// The values of kModelType.
+constexpr Number kUnigram = 1, kBpe = 2, kWord = 3, kChar = 4;
 
 /// One field of a message: a number, or bytes.
 struct Field {

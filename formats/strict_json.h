@@ -1,5 +1,5 @@
 // JSON from foreign hands, stricter than the parser: one object, no duplicate keys, no NUL bytes,
-// bounded nesting. Heavy to include; for .cpp files of this room only.
+// bounded nesting. Heavy to include; for .cpp files only.
 //
 // LOCAL. THREADS: any.
 #pragma once

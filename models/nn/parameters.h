@@ -48,8 +48,8 @@ class Parameters {
   /// `options` gives dtype and device of every parameter. On the meta device only names and shapes
   /// exist. Values are drawn by parameter name, so they do not depend on the order of construction.
   Parameters(const at::TensorOptions& options, const Draws& init);
-  /// Parameters that hold what happens to be in their memory, until a file's weights are loaded into
-  /// them (weights/load.h): drawing values takes longer than reading them.
+  /// Parameters that hold what happens to be in their memory, until a file's weights are loaded
+  /// into them (weights/load.h): drawing values takes longer than reading them.
   static Parameters unfilled(const at::TensorOptions& options);
 
   Scope root();

@@ -29,9 +29,9 @@ using nn::DropoutDraws;
 
 struct SanaInput {
   at::Tensor latents_bchw;
-  at::Tensor text_blc;      ///< text embeddings, caption_channels wide
-  at::Tensor timestep_b;    ///< 0..1000, any float; the config's timestep_scale already applied
-  at::Tensor text_mask_bl = {};  ///< 1 keep, 0 discard; undefined: keep all
+  at::Tensor text_blc;    ///< text embeddings, caption_channels wide
+  at::Tensor timestep_b;  ///< 0..1000, any float; the config's timestep_scale already applied
+  at::Tensor text_mask_bl = {};              ///< 1 keep, 0 discard; undefined: keep all
   const DropoutDraws* dropout = nullptr;     ///< null: evaluation
   const nn::AdapterSet* adapters = nullptr;  ///< null: none
   std::int64_t checkpoint_every = 0;         ///< blocks that backward recomputes together; 0: none

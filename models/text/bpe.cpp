@@ -138,7 +138,7 @@ void Bpe::encode(std::string_view text, std::vector<std::int64_t>& ids) const {
   for (std::size_t left = 0; left < symbols.size(); ++left) {
     heap.add(static_cast<std::int32_t>(left));
   }
-  for (Heap::Pair best; heap.take(best);) {
+  for (Heap::Pair best = {}; heap.take(best);) {
     Symbol& left = symbols[best.left];
     Symbol& right = symbols[left.next];
     left.piece = best.joined.piece;

@@ -1,6 +1,7 @@
 // From the files of a tokenizer to what it works with.
 #include "base/error.h"
 #include "base/files.h"
+#include "base/utf8.h"
 #include "formats/sentencepiece_model.h"
 #include "formats/tokenizer_config.h"
 #include "formats/tokenizer_json.h"
@@ -20,6 +21,7 @@ using formats::TokenizerConfig;
 
 // Gemma's own are 34 MB, 4 MB and some kB.
 constexpr std::uint64_t kMostBytes = 512 << 20;
+constexpr std::size_t kMostShownBytes = 80;
 
 /// The tokens that GemmaTokenizer has whatever the files say, unless they say otherwise.
 constexpr std::pair<const char*, const char*> kNamed[] = {{"pad_token", "<pad>"},
@@ -167,7 +169,7 @@ class Builder {
     TRESTLE_REQUIRE_AS(data, token,
                        "{} needs a {} (tokenizer_config.json says that there is none, and asks for "
                        "it). Correct that file.",
-                       name_, name);
+                       name_, printable(name));
     return known(*token, name, ids);
   }
 
@@ -177,14 +179,15 @@ class Builder {
         data, id,
         "{} does not fit the files beside it ({} is none of its pieces: {}). Take all "
         "files from one Gemma tokenizer.",
-        name_, name, printable(token.content));
+        name_, printable(name), printable(token.content));
     return *id;
   }
 
-  /// For a message: a token may hold line breaks.
+  /// For a message: tokens and their names may hold line breaks, and whole chapters.
   static std::string printable(std::string_view text) {
     std::string result;
-    for (const char c : text.substr(0, 80)) {
+    const std::string_view start = text.substr(0, kMostShownBytes);
+    for (const char c : start.substr(0, valid_utf8_bytes(start))) {
       const auto byte = static_cast<unsigned char>(c);
       result += byte < 0x20 || byte == 0x7f ? fmt::format("\\x{:02x}", byte) : std::string(1, c);
     }

@@ -14,12 +14,9 @@
 #include <chrono>
 #include <exception>
 #include <mutex>
-#include <set>
-#include <sys/mman.h>
 #include <system_error>
 #include <thread>
 #include <tuple>
-#include <unistd.h>
 #include <vector>
 
 namespace trestle::models::weights {
@@ -31,7 +28,6 @@ constexpr std::uint64_t kPieceBytes = 16 << 20;
 /// more, torch would start its own threads in each of ours.
 constexpr std::int64_t kCastElements = at::internal::GRAIN_SIZE;
 constexpr std::int64_t kDeviceElements = 1 << 19;  // where each copy is a message
-constexpr std::uint64_t kLargeBytes = 4 << 20;
 constexpr int kMostThreads = 8;
 
 struct Piece {
@@ -61,22 +57,6 @@ std::vector<Piece> pieces_of(const std::vector<Match::Pair>& pairs) {
     return std::tuple(piece.stored->file, piece.stored->begin_bytes, piece.begin);
   });
   return pieces;
-}
-
-/// Memory that is touched here for the first time gets large pages where it can: 512 times fewer
-/// page faults, which cost as much as the copy. Advice: it may do nothing.
-void advise_large_pages(const std::vector<Match::Pair>& pairs) {
-  std::set<const void*> seen;
-  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  for (const Match::Pair& pair : pairs) {
-    const auto& storage = pair.parameter.storage();
-    if (!pair.parameter.is_cpu() || storage.nbytes() < kLargeBytes) continue;
-    if (!seen.insert(storage.data()).second) continue;
-    const auto begin = reinterpret_cast<std::uintptr_t>(storage.data());
-    const std::uintptr_t first = (begin + page - 1) / page * page;
-    ::madvise(reinterpret_cast<void*>(first), (begin + storage.nbytes() - first) / page * page,
-              MADV_HUGEPAGE);
-  }
 }
 
 /// What the threads share.
@@ -210,7 +190,6 @@ LoadReport load_parameters(const Source& source, std::span<const nn::NamedParame
                    pair.stored->name);
   }
   warn_of_float16(source, matched.pairs);
-  advise_large_pages(matched.pairs);
   const std::vector<Piece> pieces = pieces_of(matched.pairs);
   Filling filling(source, pieces);
   LoadReport report{.tensors = matched.pairs.size(), .left_out = matched.left_out};

@@ -75,8 +75,8 @@ std::vector<std::string> adaptable_layers(const nn::Parameters& model) {
 }
 
 /// The file's tensors by layer, in the model's order.
-std::vector<LayerEntries> sort_by_layer(const Source& file,
-                                        const nn::Parameters& model, Problems& problems) {
+std::vector<LayerEntries> sort_by_layer(const Source& file, const nn::Parameters& model,
+                                        Problems& problems) {
   std::vector<LayerEntries> layers;
   std::map<std::string_view, std::size_t> index;
   for (const auto& slot : model.layers()) {
@@ -176,8 +176,7 @@ nn::LoraConfig config_of(const std::optional<formats::LoraMetadata>& metadata,
 }
 
 /// Half precision holds more digits than bfloat16, and bfloat16 more than half's range.
-void warn_of_rounding(const Source& file, const nn::Parameters& model,
-                      const std::string& dtype) {
+void warn_of_rounding(const Source& file, const nn::Parameters& model, const std::string& dtype) {
   const bool half = std::ranges::any_of(file.tensors(), [](const formats::StoredTensor& entry) {
     return entry.dtype == formats::ElementType::float16;
   });

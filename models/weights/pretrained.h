@@ -32,8 +32,8 @@ Pretrained<Model> pretrained(const std::filesystem::path& folder, const at::Tens
                              ReadConfig read_config, const LoadOptions& load = {}) {
   constexpr std::uint64_t kConfigLimit = 4 << 20;
   const std::filesystem::path file = folder / "config.json";
-  const auto config = read_config(read_text_file(file, kConfigLimit, ExitCode::data),
-                                  file.string());
+  const auto config =
+      read_config(read_text_file(file, kConfigLimit, ExitCode::data), file.string());
   nn::Parameters parameters = nn::Parameters::unfilled(options);
   Model model(config, parameters.root());
   LoadReport report = load_parameters(folder, parameters, load);

@@ -60,6 +60,23 @@ TEST(Sana, PaddedTextRowsDoNotCount) {
   EXPECT_GT((m.model(in) - masked).abs().max().item<float>(), 1e-4f);
 }
 
+TEST(Sana, PaddedTextRowsMayBeLeftOut) {
+  // The mask is a finite bias (-9984 in bf16), so that leaving rows out is the same is a claim.
+  for (const auto& [dtype, bound] : {std::pair{at::kFloat, 1e-6}, {at::kBFloat16, 2e-2}}) {
+    const Model m(tiny(), at::TensorOptions(dtype));
+    auto in = input(1, 4, 3);
+    in.latents_bchw = in.latents_bchw.to(dtype);
+    in.text_blc = in.text_blc.to(dtype);
+    in.text_mask_bl = at::tensor({1, 1, 1, 0, 0}).unsqueeze(0);
+    const at::Tensor masked = m.model(in).to(at::kFloat);
+    in.text_blc = in.text_blc.slice(1, 0, 3);
+    in.text_mask_bl = at::Tensor();
+    const at::Tensor left_out = m.model(in).to(at::kFloat);
+    const auto off = (left_out - masked).abs().max() / masked.abs().max();
+    EXPECT_LE(off.item<double>(), bound) << dtype;
+  }
+}
+
 TEST(Sana, MetaModelHasNamesAndNoMemory) {
   const Model real(tiny()), meta(tiny(), at::TensorOptions(at::kMeta));
   ASSERT_EQ(real.parameters.all().size(), meta.parameters.all().size());

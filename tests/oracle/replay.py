@@ -3,9 +3,11 @@
 A case folder holds everything that an outside judge and `oracle_replay` need to compute the same
 forward and backward pass:
 
-    case.json             {"family", "config", "dtype", "call": {"inputs", "grad_inputs"}}
+    case.json             {"family", "config", "dtype", "call": {"inputs", "grad_inputs", and
+                          what the family adds, such as which of two functions is called}}
     weights.safetensors   the reference's state_dict(), same names
-    inputs.safetensors    the reference's forward arguments by name, plus "cotangent"
+    inputs.safetensors    the reference's forward arguments by name, plus "cotangent" (without
+                          it only the forward pass is compared, as in bfloat16)
     replayed.safetensors  written by the program: "output" and, for the loss
                           sum(output * cotangent), "grad.<parameter>" and "grad_input.<argument>";
                           its metadata says in "fused_calls" how often fused kernels ran
@@ -22,6 +24,7 @@ import json
 import math
 import os
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+# Of families that are used in bf16 the forward pass is compared in it, too.
+FORWARD_DTYPES = {"bfloat16": torch.bfloat16}
 
 Tensors = dict[str, torch.Tensor]
 
@@ -44,7 +49,11 @@ class Bounds:
 
 
 # The fp64 bounds hold only where the reference's fp32 islands are copied operation by operation.
-BOUNDS = {"float32": Bounds(1e-5, 1e-4), "float64": Bounds(1e-10, 1e-10)}
+BOUNDS = {
+    "float32": Bounds(1e-5, 1e-4),
+    "float64": Bounds(1e-10, 1e-10),
+    "bfloat16": Bounds(2e-2, 2e-2),
+}
 
 
 @dataclass(frozen=True)
@@ -56,8 +65,9 @@ class Case:
     dtype: str
     weights: Tensors
     inputs: Tensors  # forward arguments by name
-    cotangent: torch.Tensor
+    cotangent: torch.Tensor | None  # none: the forward pass alone
     grad_inputs: tuple[str, ...]  # the arguments whose gradient is compared
+    call: dict[str, Any] = field(default_factory=dict)  # what the family needs to be told besides
 
 
 @dataclass
@@ -78,29 +88,48 @@ def write_case(folder: Path, case: Case) -> None:
         "family": case.family,
         "config": case.config,
         "dtype": case.dtype,
-        "call": {"inputs": sorted(case.inputs), "grad_inputs": list(case.grad_inputs)},
+        "call": {
+            "inputs": sorted(case.inputs),
+            "grad_inputs": list(case.grad_inputs),
+            **case.call,
+        },
     }
     (folder / "case.json").write_text(json.dumps(told, indent=2) + "\n")
     save_file(_contiguous(case.weights), folder / "weights.safetensors")
-    inputs = {**case.inputs, "cotangent": case.cotangent}
+    inputs = dict(case.inputs)
+    if case.cotangent is not None:
+        inputs["cotangent"] = case.cotangent
     save_file(_contiguous(inputs), folder / "inputs.safetensors")
 
 
-def reference_results(model: torch.nn.Module, case: Case) -> Tensors:
+Run = Callable[[torch.nn.Module, Tensors], torch.Tensor]
+
+
+def call_for_tuple(model: torch.nn.Module, inputs: Tensors) -> torch.Tensor:
+    """The output of a model that diffusers' way returns a tuple."""
+    return model(**inputs, return_dict=False)[0]
+
+
+def reference_results(
+    model: torch.nn.Module, case: Case, run: Run = call_for_tuple, idle: tuple[str, ...] = ()
+) -> Tensors:
     """The reference's output and gradients, named as `oracle_replay` names them.
 
-    `model` holds the case's weights in the case's dtype and returns a tuple whose first element
-    is the output when it is called with `return_dict=False`.
+    `model` holds the case's weights in the case's dtype; `run` calls it. Parameters whose names
+    begin with one of `idle` take no part, and their gradient is zero.
     """
     inputs = {
         name: tensor.clone().requires_grad_(name in case.grad_inputs)
         for name, tensor in case.inputs.items()
     }
-    output = model(**inputs, return_dict=False)[0]
-    (output * case.cotangent).sum().backward()
+    output = run(model, inputs)
     results = {"output": output.detach()}
+    if case.cotangent is None:
+        return results
+    (output * case.cotangent).sum().backward()
     for name, parameter in model.named_parameters():
-        results[f"grad.{name}"] = parameter.grad
+        is_idle = parameter.grad is None and name.startswith(idle)
+        results[f"grad.{name}"] = torch.zeros_like(parameter) if is_idle else parameter.grad
     for name in case.grad_inputs:
         results[f"grad_input.{name}"] = inputs[name].grad
     unreached = [name for name, tensor in results.items() if tensor is None]
@@ -123,23 +152,35 @@ def run_program(
     )
 
 
-def judge(folder: Path, expected: Tensors, dtype: str) -> Comparison:
+def judge(
+    folder: Path,
+    expected: Tensors,
+    dtype: str,
+    bounds: Bounds | None = None,
+    has_fused_path: bool = True,
+) -> Comparison:
     """Compares what the program left in the folder with the reference's results."""
     path = folder / "replayed.safetensors"
     if not path.exists():
         return Comparison(problems=["replayed.safetensors was not written"])
     with safe_open(path, framework="pt") as opened:
         replayed = {name: opened.get_tensor(name) for name in opened.keys()}
-        return compare(expected, replayed, opened.metadata() or {}, dtype)
+        metadata = opened.metadata() or {}
+        return compare(expected, replayed, metadata, dtype, bounds, has_fused_path)
 
 
 def compare(
-    expected: Tensors, replayed: Tensors, metadata: dict[str, str], dtype: str
+    expected: Tensors,
+    replayed: Tensors,
+    metadata: dict[str, str],
+    dtype: str,
+    bounds: Bounds | None = None,
+    has_fused_path: bool = True,
 ) -> Comparison:
-    """Judges a replay against the reference's results under the bounds of its dtype."""
-    bounds = BOUNDS[dtype]
+    """Judges a replay against the reference's results, under the bounds of its dtype if none."""
+    bounds = bounds or BOUNDS[dtype]
     result = Comparison()
-    result.problems += _fused_calls_problems(metadata, dtype)
+    result.problems += _fused_calls_problems(metadata, dtype, has_fused_path)
     result.problems += [f"{name} is missing" for name in expected if name not in replayed]
     result.problems += [f"{name} is too many" for name in replayed if name not in expected]
 
@@ -184,15 +225,18 @@ def nan_is_worst(error: float) -> float:
     return math.inf if math.isnan(error) else error
 
 
-def _fused_calls_problems(metadata: dict[str, str], dtype: str) -> list[str]:
-    """The fused path is what training takes, so fp32 must have run it; fp64 must not."""
+def _fused_calls_problems(
+    metadata: dict[str, str], dtype: str, has_fused_path: bool
+) -> list[str]:
+    """The fused path is what training takes, so fp32 must have run it; the others must not."""
     said = metadata.get("fused_calls", "")
     if not said.isdecimal():
         return [f'metadata "fused_calls" is {said!r}, not a count']
-    if dtype == "float32" and int(said) == 0:
+    wanted = dtype == "float32" and has_fused_path
+    if wanted and int(said) == 0:
         return ["no fused kernel ran, so this says nothing about the path that training takes"]
-    if dtype == "float64" and int(said) != 0:
-        return [f"{said} fused kernels ran in fp64, where the reference's operations are due"]
+    if not wanted and int(said) != 0:
+        return [f"{said} fused kernels ran in {dtype}, where the reference's operations are due"]
     return []
 
 

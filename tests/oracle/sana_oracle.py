@@ -83,7 +83,8 @@ def run_cases(program: Path, seed: int, indices: list[int], folder: Path) -> int
 
     taken = ", ".join(f"{name} {count}" for name, count in turns.items())
     print(f"{len(indices)} configurations from seed {seed} ({redraws} drawn again): {taken}")
-    for name, bounds in replay.BOUNDS.items():
+    for name in replay.DTYPES:
+        bounds = replay.BOUNDS[name]
         forward = max((c.forward_error for c in compared_of[name]), key=replay.nan_is_worst)
         gradient = max((c.gradient_error for c in compared_of[name]), key=replay.nan_is_worst)
         print(

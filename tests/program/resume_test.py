@@ -250,7 +250,8 @@ class Inspect(unittest.TestCase):
         for arguments in (("nowhere",), (self.newest, "--verify", "--tensor", "x"),
                           (self.newest, "--diff", "nowhere"), (self.newest, "--tensor", "x")):
             self.inspect(*arguments, code=2)
-        self.inspect(self.scratch / "data", code=5)
+        self.inspect(self.scratch / "data" / "train", code=5)
+        self.inspect(self.scratch / "data", code=3)  # it has a file of weights, which may be meant
 
 
 if __name__ == "__main__":

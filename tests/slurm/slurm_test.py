@@ -9,6 +9,7 @@ stopped; a cancelled one stays cancelled; a node that fails costs the steps sinc
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
@@ -167,6 +168,20 @@ class InSlurm(OnThreeNodes):
         job.wait_for_steps(5)
         self.cluster.run("scancel", "--batch", "--signal=USR2", job.id)
         self.expect_requeued_and_equal(job)
+
+    def test_doctor_under_srun(self) -> None:
+        folder = self.cluster.folder
+        script, report = folder / "doctor.sbatch", folder / "doctor.json"
+        script.write_text("#!/bin/bash\nexec srun --mpi=pmix --cpus-per-task=1 "
+                          f"'{PROGRAM}' doctor --run-dir '{folder}/runs/doctor' --json\n")
+        job = self.cluster.sbatch("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1",
+                                  f"--output={report}", f"--error={folder}/doctor.err", script,
+                                  environment={**trestle.MPI_ENVIRONMENT})
+        self.cluster.wait_for_state(job, "COMPLETED")
+        checks = {c["check"]: c for c in json.loads(report.read_text())["checks"]}
+        self.assertIn("4 ranks, started by srun", checks["ranks"]["value"])
+        self.assertEqual(checks["ranks"]["health"], "ok", checks["ranks"])
+        self.assertIn("22.05", checks["slurm"]["value"])
 
     def test_each_task_of_a_sweep_is_requeued_by_itself(self) -> None:
         settings = self.cluster.folder / "settings.txt"

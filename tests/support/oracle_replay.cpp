@@ -2,18 +2,18 @@
 // outside program can be the judge.
 //
 // A case folder holds case.json {"family", "config": the reference library's config.json, "dtype",
-// "call"}, weights.safetensors (the reference's state_dict names) and inputs.safetensors (the
-// reference's forward arguments, and `cotangent`). It gets replayed.safetensors: `output`, and for
-// loss = sum(output * cotangent) `grad.<parameter>` and `grad_input.<argument>`; its metadata says
-// how many fused kernels ran.
+// "call": {"grad_inputs": names, and what the family adds}}, weights.safetensors (the reference's
+// state_dict names) and inputs.safetensors (the reference's forward arguments, and `cotangent`). It
+// gets replayed.safetensors: `output`, and for loss = sum(output * cotangent) `grad.<parameter>`
+// and `grad_input.<argument>`, the output alone where there is no cotangent; its metadata says how
+// many fused kernels ran.
 //
-// oracle_replay --keys CONFIG.json prints NAME<TAB>AxBxC for a model on the meta device.
+// oracle_replay --keys FAMILY CONFIG.json prints NAME<TAB>AxBxC for a model on the meta device.
 #include "base/error.h"
 #include "base/files.h"
-#include "configs/json.h"
 #include "models/nn/activations.h"
-#include "models/sana/transformer.h"
 #include "models/weights/safetensors_io.h"
+#include "tests/support/replay/family.h"
 
 #include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
@@ -22,102 +22,111 @@
 #include <cstdio>
 #include <filesystem>
 
+namespace trestle::replay {
 namespace {
 
-using namespace trestle;
 namespace fs = std::filesystem;
 
 constexpr std::uint64_t kTextLimit = 64 << 20;
 
-at::ScalarType dtype_of(const std::string& name, const fs::path& file) {
+/// A function's static, since registrations run before main in any order.
+std::vector<Family>& registered() {
+  static std::vector<Family> all;
+  return all;
+}
+
+const Family& family_named(const std::string& name, const std::string& source) {
+  std::string known;
+  for (const auto& family : families()) {
+    if (family.name == name) return family;
+    known += (known.empty() ? "" : ", ") + std::string(family.name);
+  }
+  fail(ExitCode::usage, "{}: family \"{}\" is not known (these are: {}). Correct it.", source, name,
+       known);
+}
+
+at::ScalarType dtype_of(const std::string& name, const std::string& source) {
   if (name == "float32") return at::kFloat;
   if (name == "float64") return at::kDouble;
-  fail(ExitCode::usage, "{}: dtype \"{}\" is not known (float32 and float64 are). Correct it.",
-       file.string(), name);
+  if (name == "bfloat16") return at::kBFloat16;
+  fail(ExitCode::usage,
+       "{}: dtype \"{}\" is not known (float32, float64 and bfloat16 are). Correct it.", source,
+       name);
 }
 
-struct Sana {
-  models::sana::SanaConfig config;
-  models::nn::Parameters parameters;
-  models::sana::SanaTransformer model;
-
-  Sana(const models::sana::SanaConfig& c, const at::TensorOptions& options)
-      : config(c), parameters(options, Draws(0)), model(config, parameters.root()) {}
-};
-
-models::sana::SanaConfig sana_config(const std::string& text, const std::string& name) {
-  const auto config = configs::from_json<models::sana::SanaConfig>(text, name);
-  models::sana::require_supported(config, name);
-  return config;
+/// The gradient of a leaf, zeros where the loss does not reach it.
+models::nn::NamedParameter gradient(const std::string& key, const at::Tensor& leaf) {
+  return {key, leaf.grad().defined() ? leaf.grad() : at::zeros_like(leaf)};
 }
 
-void replay_sana(const fs::path& folder, const nlohmann::json& description) {
-  const auto name = (folder / "case.json").string();
-  const auto dtype = dtype_of(description.at("dtype").get<std::string>(), name);
-  Sana sana(sana_config(description.at("config").dump(), name), at::TensorOptions().dtype(dtype));
-  models::weights::load_parameters(folder / "weights.safetensors", sana.parameters);
-  auto inputs = models::weights::read_all(folder / "inputs.safetensors");
+void replay_case(const fs::path& folder) {
+  const auto file = folder / "case.json";
+  const std::string source = file.string();
+  const auto told =
+      nlohmann::json::parse(read_text_file(file, kTextLimit, ExitCode::data), nullptr, false);
+  TRESTLE_REQUIRE(told.is_object() && told.contains("family") && told.contains("config") &&
+                      told.contains("dtype") && told.contains("call"),
+                  "{} is no case (a JSON object with family, config, dtype, call). Write it anew.",
+                  source);
+  const auto dtype = dtype_of(told.at("dtype").get<std::string>(), source);
+  const auto& call = told.at("call");
+  const auto model = family_named(told.at("family").get<std::string>(), source)
+                         .make(told.at("config").dump(), source, at::TensorOptions().dtype(dtype));
+  models::weights::load_parameters(folder / "weights.safetensors", model->parameters());
 
-  at::Tensor hidden_states = inputs.at("hidden_states").requires_grad_(true);
-  at::Tensor text = inputs.at("encoder_hidden_states").requires_grad_(true);
-  at::Tensor mask;
-  if (inputs.contains("encoder_attention_mask")) mask = inputs.at("encoder_attention_mask");
+  Inputs inputs = models::weights::read_all(folder / "inputs.safetensors");
+  const auto wanted = call.at("grad_inputs").get<std::vector<std::string>>();
+  for (const auto& name : wanted) inputs.at(name).requires_grad_(true);
 
   const std::int64_t fused_before = models::nn::fused_calls();
-  const at::Tensor output = sana.model({.latents_bchw = hidden_states,
-                                        .text_blc = text,
-                                        .timestep_b = inputs.at("timestep"),
-                                        .text_mask_bl = mask});
+  const at::Tensor output = model->forward(inputs, call);
   const std::int64_t fused = models::nn::fused_calls() - fused_before;
-  torch::autograd::backward({(output * inputs.at("cotangent")).sum()}, {});
 
   std::vector<models::nn::NamedParameter> results = {{"output", output}};
-  const auto add = [&](const std::string& key, const at::Tensor& leaf) {
-    results.push_back({key, leaf.grad().defined() ? leaf.grad() : at::zeros_like(leaf)});
-  };
-  for (const auto& parameter : sana.parameters.all())
-    add("grad." + parameter.name, parameter.tensor);
-  add("grad_input.hidden_states", hidden_states);
-  add("grad_input.encoder_hidden_states", text);
+  if (const auto cotangent = inputs.find("cotangent"); cotangent != inputs.end()) {
+    torch::autograd::backward({(output * cotangent->second).sum()}, {});
+    for (const auto& parameter : model->parameters().all()) {
+      results.push_back(gradient("grad." + parameter.name, parameter.tensor));
+    }
+    for (const auto& name : wanted) {
+      results.push_back(gradient("grad_input." + name, inputs.at(name)));
+    }
+  }
   models::weights::write_tensors(folder / "replayed.safetensors", results,
                                  {{"fused_calls", std::to_string(fused)}});
 }
 
-void replay(const fs::path& folder) {
-  const auto file = folder / "case.json";
-  const auto description =
-      nlohmann::json::parse(read_text_file(file, kTextLimit, ExitCode::data), nullptr, false);
-  TRESTLE_REQUIRE(description.is_object() && description.contains("family"),
-                  "{} is no case (a JSON object with family, config, dtype). Write it anew.",
-                  file.string());
-  const auto family = description.at("family").get<std::string>();
-  if (family == "sana") return replay_sana(folder, description);
-  fail(ExitCode::usage, "{}: family \"{}\" is not known (sana is). Correct it.", file.string(),
-       family);
-}
-
-void print_keys(const std::string& file) {
-  const auto config = sana_config(read_text_file(file, kTextLimit, ExitCode::data), file);
-  const Sana sana(config, at::TensorOptions().device(at::kMeta));
-  for (const auto& parameter : sana.parameters.all()) {
+void print_keys(const std::string& family, const std::string& file) {
+  const auto model = family_named(family, "--keys")
+                         .make(read_text_file(file, kTextLimit, ExitCode::data), file,
+                               at::TensorOptions().device(at::kMeta));
+  for (const auto& parameter : model->parameters().all()) {
     std::printf("%s\t%s\n", parameter.name.c_str(),
                 fmt::format("{}", fmt::join(parameter.tensor.sizes(), "x")).c_str());
   }
 }
 
+void run(const std::vector<std::string>& arguments) {
+  if (arguments.size() == 3 && arguments[0] == "--keys") {
+    return print_keys(arguments[1], arguments[2]);
+  }
+  TRESTLE_REQUIRE(!arguments.empty() && arguments[0] != "--keys",
+                  "no case given (nothing to replay). Usage: oracle_replay CASE_DIR ... | --keys "
+                  "FAMILY CONFIG.json");
+  for (const auto& folder : arguments) replay_case(folder);
+}
+
 }  // namespace
+
+const std::vector<Family>& families() { return registered(); }
+
+Registration::Registration(const Family& family) { registered().push_back(family); }
+
+}  // namespace trestle::replay
 
 int main(int argc, char** argv) {
   try {
-    const std::vector<std::string> arguments(argv + 1, argv + argc);
-    if (arguments.size() == 2 && arguments[0] == "--keys") {
-      print_keys(arguments[1]);
-      return 0;
-    }
-    TRESTLE_REQUIRE(!arguments.empty(),
-                    "no case given (nothing to replay). Usage: oracle_replay CASE_DIR ... | --keys "
-                    "CONFIG.json");
-    for (const auto& folder : arguments) replay(folder);
+    trestle::replay::run({argv + 1, argv + argc});
     return 0;
   } catch (const trestle::Error& error) {
     std::fprintf(stderr, "error: %s\n", error.what());

@@ -50,15 +50,15 @@ void replay(const fs::path& folder, const fs::path& case_dir) {
   const at::TensorOptions options = at::kFloat;
 
   const auto tokenizer = text::Tokenizer::from_folder(folder / "tokenizer");
-  const auto encoder = weights::pretrained<gemma2::Gemma2Model>(
-      folder / "text_encoder", options, gemma2::config_from_json,
-      {.rename = gemma2::reference_name});
+  const auto encoder = weights::pretrained<gemma2::Gemma2Model>(folder / "text_encoder", options,
+                                                                gemma2::config_from_json,
+                                                                {.rename = gemma2::reference_name});
   const auto transformer = weights::pretrained<sana::SanaTransformer>(
       folder / "transformer", options, [](const std::string& text, const std::string& name) {
         return configs::from_json<sana::SanaConfig>(text, name);
       });
-  const auto codec = weights::pretrained<dc_ae::AutoencoderDc>(folder / "vae", options,
-                                                               dc_ae::config_from_json);
+  const auto codec =
+      weights::pretrained<dc_ae::AutoencoderDc>(folder / "vae", options, dc_ae::config_from_json);
 
   std::vector<nn::NamedParameter> results;
   const auto embed = [&](const std::string& prefix, const std::vector<std::string>& instruction) {
