@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A folder that diffusers saved, read by Trestle: tokenizer, text encoder, transformer, autoencoder.
+"""A pipeline's folder that diffusers saved, read by Trestle part by part.
 
 A small SanaPipeline with random weights is saved as people have it (`model_index.json` and a folder
-for each part; the transformer's weights in several shards). `sana_folder_replay FOLDER CASE` then has
-to give SanaPipeline's prompt embeddings and masks (with the instruction, without it, for an empty
+for each part; the transformer's weights in several shards). `sana_folder_replay FOLDER CASE` has to
+give SanaPipeline's prompt embeddings and masks (with the instruction, without it, for an empty
 negative prompt), the transformer's guided prediction at given latents and timestep, latents of
 pictures and pictures of latents. A folder that lacks or damages a part must be refused, with the
 documented exit code and the part's name.
@@ -145,8 +145,8 @@ def compare(program: Path, folder: Path, case: Path) -> list[str]:
               "timestep": torch.tensor([999.0, 500.5, 20.0, 1.0]),
               "pictures": torch.rand(2, 3, 32, 48) * 2 - 1}  # fmt: skip
     save_file(inputs, case / "inputs.safetensors")
-    (case / "call.json").write_text(json.dumps(
-        {"prompts": PROMPTS, "negative_prompts": NEGATIVE, "guidance_scale": GUIDANCE}))  # fmt: skip
+    call = {"prompts": PROMPTS, "negative_prompts": NEGATIVE, "guidance_scale": GUIDANCE}
+    (case / "call.json").write_text(json.dumps(call))
     ran = run(program, folder, case)
     if ran.returncode != 0:
         return [f"exit code {ran.returncode}: {ran.stderr.strip()}"]
