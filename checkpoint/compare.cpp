@@ -96,35 +96,14 @@ void for_both(const std::map<std::string, T>& a, const std::map<std::string, T>&
 }  // namespace
 
 TensorSummary summarise(const std::filesystem::path& checkpoint, const Manifest& manifest,
-                        const std::string& name, std::size_t first_shown) {
+                        const std::string& name) {
   const TensorRecord& tensor = manifest.tensors.at(name);
   TensorReader reader({checkpoint, manifest});
-  TensorSummary summary{.elements = tensor.elements(), .first = {}};
-  double sum = 0;
-  summary.min = std::numeric_limits<double>::infinity();
-  summary.max = -summary.min;
-  std::uint64_t finite_count = 0;
-  for (std::uint64_t begin = 0; begin < summary.elements; begin += kChunk) {
-    const at::Tensor values =
-        reader.read(name, tensor, begin, std::min(begin + kChunk, summary.elements))
-            .to(at::kDouble);
-    for (std::int64_t i = 0; i < values.numel() && summary.first.size() < first_shown; ++i)
-      summary.first.push_back(values[i].item<double>());
-    summary.zeros += count(values == 0);
-    summary.nans += count(at::isnan(values));
-    summary.infinities += count(at::isinf(values));
-    const at::Tensor finite = values.masked_select(at::isfinite(values));
-    if (finite.numel() == 0) continue;
-    finite_count += static_cast<std::uint64_t>(finite.numel());
-    sum += finite.sum().item<double>();
-    summary.min = std::min(summary.min, finite.min().item<double>());
-    summary.max = std::max(summary.max, finite.max().item<double>());
+  TensorSummariser summariser;
+  for (std::uint64_t begin = 0; begin < tensor.elements(); begin += kChunk) {
+    summariser.add(reader.read(name, tensor, begin, std::min(begin + kChunk, tensor.elements())));
   }
-  if (finite_count == 0)
-    summary.min = summary.max = 0;
-  else
-    summary.mean = sum / static_cast<double>(finite_count);
-  return summary;
+  return summariser.summary();
 }
 
 Comparison compare(const ComparedCheckpoint& a, const ComparedCheckpoint& b) {

@@ -7,6 +7,7 @@
 //
 // LOCAL. THREADS: any. ERRORS: as load.h.
 #pragma once
+#include "base/torch/tensor_summary.h"
 #include "checkpoint/manifest.h"
 
 #include <cstdint>
@@ -17,16 +18,9 @@
 
 namespace trestle::checkpoint {
 
-/// Numbers are of the finite elements, as float64.
-struct TensorSummary {
-  std::uint64_t elements = 0, zeros = 0, nans = 0, infinities = 0;
-  double min = 0, max = 0, mean = 0;  ///< 0 where no element is finite
-  std::vector<double> first;          ///< the first few elements as they are
-};
-
 /// `name` is one of the manifest's tensors.
 TensorSummary summarise(const std::filesystem::path& checkpoint, const Manifest& manifest,
-                        const std::string& name, std::size_t first_shown = 8);
+                        const std::string& name);
 
 /// A tensor that is not the same in both.
 struct TensorDifference {

@@ -1,6 +1,7 @@
 #include "formats/lora_metadata.h"
 
 #include "base/error.h"
+#include "formats/lora_names.h"
 #include "formats/strict_json.h"
 
 #include <algorithm>
@@ -57,11 +58,9 @@ double alpha_in(const std::string& key, const json& value) {
   throw JsonProblem(fmt::format("{} is not a number above 0", shown(key)));
 }
 
-/// A pattern that is a name, or the end of one after a dot; "^" in front: the whole name.
+/// With "^" in front the pattern is the whole name.
 bool matches(std::string_view pattern, std::string_view layer) {
-  if (pattern.starts_with("^")) return layer == pattern.substr(1);
-  return layer == pattern || (layer.size() > pattern.size() && layer.ends_with(pattern) &&
-                              layer[layer.size() - pattern.size() - 1] == '.');
+  return pattern.starts_with("^") ? layer == pattern.substr(1) : names_layer(pattern, layer);
 }
 
 template <class Value, class Read>

@@ -70,6 +70,11 @@ LoraName parse_lora_name(std::string_view name) {
   return refused("", "no tensor of a LoRA has such a name");
 }
 
+bool names_layer(std::string_view entry, std::string_view layer) {
+  return layer == entry || (layer.size() > entry.size() && layer.ends_with(entry) &&
+                            layer[layer.size() - entry.size() - 1] == '.');
+}
+
 std::string_view lora_suffix(LoraPart part) {
   switch (part) {
     case LoraPart::a:

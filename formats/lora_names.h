@@ -23,6 +23,10 @@ struct LoraName {
 
 LoraName parse_lora_name(std::string_view name);
 
+/// diffusers' rule for targets and patterns: a layer is named by its name or by its end after a
+/// dot.
+bool names_layer(std::string_view entry, std::string_view layer);
+
 /// The part of a parameter name that says so: ".lora_A.weight". The one way to write them.
 std::string_view lora_suffix(LoraPart part);
 

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/problem_list.h"
 #include "formats/strict_json.h"
 
 #include <fmt/ranges.h>
@@ -25,7 +26,7 @@ constexpr std::array<std::string_view, 2> kTorchFiles = {"diffusion_pytorch_mode
                                                          "pytorch_model.bin"};
 constexpr std::uint64_t kMaxIndexBytes = 64 << 20;
 constexpr std::size_t kIndexDepth = 8;  // its metadata may hold what it likes
-constexpr std::size_t kMaxShown = 20;   // problems of a kind
+constexpr std::size_t kMaxShown = 20;   // files
 
 std::string with_variant(std::string_view variant) {
   return variant.empty() ? std::string() : fmt::format(".{}", variant);
@@ -105,34 +106,16 @@ std::int64_t read_total(const json& metadata) {
   return static_cast<std::int64_t>(value);
 }
 
-/// Gathers what is wrong, so that all of it is said at once.
-class Problems {
- public:
-  explicit Problems(fs::path index) : index_(std::move(index)) {}
-
-  template <class... Args>
-  void add(fmt::format_string<Args...> format, Args&&... args) {
-    if (++count_ <= kMaxShown) {
-      lines_ += fmt::format("\n  {}", fmt::format(format, std::forward<Args>(args)...));
-    }
-  }
-  void raise() const {
-    if (count_ == 0) return;
-    fail(ExitCode::data,
-         "{} and its shards do not agree ({} problems). Download or export them again:{}{}",
-         index_.string(), count_, lines_,
-         count_ > kMaxShown ? fmt::format("\n  ... and {} more", count_ - kMaxShown) : "");
-  }
-
- private:
-  fs::path index_;
-  std::string lines_;
-  std::size_t count_ = 0;
-};
+void raise(const ProblemList& problems, const fs::path& index) {
+  if (problems.count() == 0) return;
+  fail(ExitCode::data,
+       "{} and its shards do not agree ({} problems). Download or export them again:{}",
+       index.string(), problems.count(), problems.lines());
+}
 
 /// Opens the shards that are there.
 std::vector<SafetensorsFile> open_shards(const fs::path& folder, const ShardIndex& index,
-                                         Problems& problems) {
+                                         ProblemList& problems) {
   std::set<std::string> names;
   for (const auto& [tensor, file] : index.file_of) names.insert(file);
   std::vector<SafetensorsFile> shards;
@@ -140,7 +123,7 @@ std::vector<SafetensorsFile> open_shards(const fs::path& folder, const ShardInde
     if (is_there(folder / name)) {
       shards.push_back(SafetensorsFile::open(folder / name));
     } else {
-      problems.add("the shard {} is missing", name);
+      problems.add([&] { return fmt::format("the shard {} is missing", name); });
     }
   }
   return shards;
@@ -148,7 +131,7 @@ std::vector<SafetensorsFile> open_shards(const fs::path& folder, const ShardInde
 
 /// Every tensor is in the one shard that the index says, and no other tensor is in any.
 void compare(const ShardIndex& index, const std::vector<SafetensorsFile>& shards,
-             Problems& problems) {
+             ProblemList& problems) {
   std::map<std::string_view, std::string> holder;
   std::uint64_t bytes = 0;
   for (const SafetensorsFile& shard : shards) {
@@ -156,22 +139,35 @@ void compare(const ShardIndex& index, const std::vector<SafetensorsFile>& shards
     for (const TensorEntry& entry : shard.entries()) {
       bytes += entry.size_bytes();
       const auto listed = index.file_of.find(entry.name);
-      const auto [first, is_new] = holder.emplace(entry.name, file);
-      if (!is_new) {
-        problems.add("the tensor {} is in {} and in {}", shown(entry.name), first->second, file);
+      const auto held = holder.emplace(entry.name, file);
+      if (!held.second) {
+        problems.add([&] {
+          return fmt::format("the tensor {} is in {} and in {}", shown(entry.name),
+                             held.first->second, file);
+        });
       } else if (listed == index.file_of.end()) {
-        problems.add("the tensor {} is in {}, but not in the index", shown(entry.name), file);
+        problems.add([&] {
+          return fmt::format("the tensor {} is in {}, but not in the index", shown(entry.name),
+                             file);
+        });
       } else if (listed->second != file) {
-        problems.add("the tensor {} is in {}; the index says {}", shown(entry.name), file,
-                     listed->second);
+        problems.add([&] {
+          return fmt::format("the tensor {} is in {}; the index says {}", shown(entry.name), file,
+                             listed->second);
+        });
       }
     }
   }
-  for (const auto& [tensor, file] : index.file_of) {
-    if (!holder.contains(tensor)) problems.add("{} has no tensor {}", file, shown(tensor));
+  for (const auto& listed : index.file_of) {
+    if (holder.contains(listed.first)) continue;
+    problems.add(
+        [&] { return fmt::format("{} has no tensor {}", listed.second, shown(listed.first)); });
   }
   if (index.total_bytes >= 0 && static_cast<std::uint64_t>(index.total_bytes) != bytes) {
-    problems.add("total_size is {}, but the tensors take {} bytes", index.total_bytes, bytes);
+    problems.add([&] {
+      return fmt::format("total_size is {}, but the tensors take {} bytes", index.total_bytes,
+                         bytes);
+    });
   }
 }
 
@@ -265,11 +261,11 @@ ShardedSafetensors ShardedSafetensors::open(const fs::path& path, std::string_vi
   }
   const ShardIndex index = parse_shard_index(
       read_text_file(result.path_, kMaxIndexBytes, ExitCode::data), result.path_.string());
-  Problems problems(result.path_);
+  ProblemList problems;
   result.shards_ = open_shards(result.path_.parent_path(), index, problems);
-  problems.raise();  // what a missing shard lacks need not be listed
+  raise(problems, result.path_);  // what a missing shard lacks need not be listed
   compare(index, result.shards_, problems);
-  problems.raise();
+  raise(problems, result.path_);
   return result;
 }
 

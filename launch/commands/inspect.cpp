@@ -8,6 +8,7 @@
 #include "configs/nearest.h"
 #include "launch/commands/command.h"
 #include "launch/commands/inspect_weights.h"
+#include "launch/commands/print_tensor.h"
 #include "trainers/options.h"
 
 #include <CLI/CLI.hpp>
@@ -16,7 +17,6 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <cmath>
 
 namespace trestle::launch {
 namespace {
@@ -53,14 +53,8 @@ std::string text_of(const checkpoint::Value& value) {
   return std::visit([](const auto& v) { return fmt::format("{}", v); }, value);
 }
 
-/// JSON has no infinities and no NaN; they become texts.
-ordered_json json_of(double number) {
-  if (std::isfinite(number)) return number;
-  return fmt::format("{}", number);
-}
-
 ordered_json json_of(const checkpoint::Value& value) {
-  if (const auto* number = std::get_if<double>(&value)) return json_of(*number);
+  if (const auto* number = std::get_if<double>(&value)) return json_of_number(*number);
   if (const auto* integer = std::get_if<std::int64_t>(&value)) return *integer;
   return std::get<std::string>(value);
 }
@@ -99,21 +93,13 @@ void print_tensor(const fs::path& folder, const checkpoint::Manifest& manifest,
          names.size(), configs::nearest(name, names));
   }
   const auto& record = found->second;
-  const auto summary = checkpoint::summarise(folder, manifest, name);
+  const ShownTensor shown{.name = name,
+                          .shape = record.shape,
+                          .dtype = record.dtype,
+                          .summary = checkpoint::summarise(folder, manifest, name)};
   if (json) {
-    ordered_json object = {{"tensor", name},
-                           {"shape", record.shape},
-                           {"dtype", formats::element_name(record.dtype)},
-                           {"elements", summary.elements},
-                           {"min", summary.min},
-                           {"max", summary.max},
-                           {"mean", summary.mean},
-                           {"zeros", summary.zeros},
-                           {"nans", summary.nans},
-                           {"infinities", summary.infinities},
-                           {"first", ordered_json::array()},
-                           {"pieces", ordered_json::array()}};
-    for (const double value : summary.first) object["first"].push_back(json_of(value));
+    ordered_json object = json_of_tensor(shown);
+    object["pieces"] = ordered_json::array();
     for (const auto& piece : record.pieces) {
       object["pieces"].push_back({{"file", manifest.files[piece.file].name},
                                   {"dataset", piece.dataset},
@@ -125,15 +111,7 @@ void print_tensor(const fs::path& folder, const checkpoint::Manifest& manifest,
     fmt::print("{}\n", object.dump(2));
     return;
   }
-  fmt::print("{}\n  shape [{}] {}\n", name, fmt::join(record.shape, ", "),
-             formats::element_name(record.dtype));
-  fmt::print("  min {:.6g}  max {:.6g}  mean {:.6g}  zeros {}  NaN {}  infinite {}, of {}\n",
-             summary.min, summary.max, summary.mean, summary.zeros, summary.nans,
-             summary.infinities, summary.elements);
-  if (!summary.first.empty()) {
-    fmt::print("  first values {:.6g}{}\n", fmt::join(summary.first, " "),
-               summary.elements > summary.first.size() ? " ..." : "");
-  }
+  print(shown);
   for (const auto& piece : record.pieces) {
     fmt::print("  elements {} to {}: {} bytes at offset {} of {} (dataset {})\n", piece.begin,
                piece.end, piece.bytes, piece.offset, manifest.files[piece.file].name,

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "configs/nearest.h"
+#include "launch/commands/print_tensor.h"
 #include "launch/commands/units.h"
 #include "models/weights/source.h"
 
@@ -11,8 +12,6 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <map>
 #include <system_error>
 
@@ -24,7 +23,6 @@ using formats::StoredTensor;
 using models::weights::Source;
 using nlohmann::ordered_json;
 
-constexpr std::int64_t kFirstShown = 8;
 constexpr std::int64_t kAtOnce = 1 << 20;  // elements that are looked at as float64
 
 std::string file_name(const Source& source, const StoredTensor& tensor) {
@@ -40,14 +38,7 @@ std::uint64_t bytes_of(const StoredTensor& tensor) {
   return static_cast<std::uint64_t>(tensor.elements()) * formats::element_bytes(tensor.dtype);
 }
 
-/// Numbers are of the finite elements.
-struct Summary {
-  std::int64_t elements = 0, zeros = 0, nans = 0, infinities = 0;
-  double min = 0, max = 0, mean = 0;
-  std::vector<double> first = {};
-};
-
-Summary summarise(const Source& source, const StoredTensor& stored) {
+TensorSummary summarise(const Source& source, const StoredTensor& stored) {
   TRESTLE_REQUIRE(stored.dtype != formats::ElementType::complex64,
                   "tensor {} is complex64 (its numbers have no order). Ask for another.",
                   formats::plain_name(stored.name));
@@ -57,39 +48,10 @@ Summary summarise(const Source& source, const StoredTensor& stored) {
       "tensor {} shows {} elements of its file as {} (it was expanded). Ask for another.",
       formats::plain_name(stored.name), held, stored.elements());
   const at::Tensor flat = models::weights::read_tensor(source, stored).reshape({-1});
-  Summary summary{.elements = flat.numel(),
-                  .min = std::numeric_limits<double>::infinity(),
-                  .max = -std::numeric_limits<double>::infinity()};
-  std::int64_t finite = 0;
-  double sum = 0;
-  for (std::int64_t begin = 0; begin < flat.numel(); begin += kAtOnce) {
-    const auto values =
-        flat.narrow(0, begin, std::min(kAtOnce, flat.numel() - begin)).to(at::kDouble);
-    const double* data = values.const_data_ptr<double>();
-    for (std::int64_t i = 0; i < values.numel(); ++i) {
-      const double value = data[i];
-      if (std::ssize(summary.first) < kFirstShown) summary.first.push_back(value);
-      if (std::isnan(value)) {
-        ++summary.nans;
-      } else if (std::isinf(value)) {
-        ++summary.infinities;
-      } else {
-        ++finite;
-        sum += value;
-        summary.zeros += value == 0;
-        summary.min = std::min(summary.min, value);
-        summary.max = std::max(summary.max, value);
-      }
-    }
-  }
-  if (finite == 0) summary.min = summary.max = 0;
-  summary.mean = finite == 0 ? 0 : sum / double(finite);
-  return summary;
-}
-
-ordered_json json_of(double number) {
-  if (std::isfinite(number)) return number;
-  return fmt::format("{}", number);  // JSON has no infinities and no NaN
+  TensorSummariser summariser;
+  for (std::int64_t begin = 0; begin < flat.numel(); begin += kAtOnce)
+    summariser.add(flat.narrow(0, begin, std::min(kAtOnce, flat.numel() - begin)));
+  return summariser.summary();
 }
 
 const StoredTensor& find(const Source& source, const std::string& name) {
@@ -103,35 +65,19 @@ const StoredTensor& find(const Source& source, const std::string& name) {
 }
 
 void print_tensor(const Source& source, const StoredTensor& tensor, bool json) {
-  const Summary summary = summarise(source, tensor);
+  const ShownTensor shown{.name = tensor.name,
+                          .shape = tensor.shape,
+                          .dtype = tensor.dtype,
+                          .summary = summarise(source, tensor)};
   if (json) {
-    ordered_json object = {{"tensor", tensor.name},
-                           {"shape", tensor.shape},
-                           {"dtype", formats::element_name(tensor.dtype)},
-                           {"elements", summary.elements},
-                           {"min", summary.min},
-                           {"max", summary.max},
-                           {"mean", summary.mean},
-                           {"zeros", summary.zeros},
-                           {"nans", summary.nans},
-                           {"infinities", summary.infinities},
-                           {"first", ordered_json::array()},
-                           {"file", file_name(source, tensor)},
-                           {"begin", tensor.begin_bytes}};
-    for (const double value : summary.first) object["first"].push_back(json_of(value));
+    ordered_json object = json_of_tensor(shown);
+    object["file"] = file_name(source, tensor);
+    object["begin"] = tensor.begin_bytes;
     if (!tensor.strides.empty()) object["strides"] = tensor.strides;
     fmt::print("{}\n", object.dump(2));
     return;
   }
-  fmt::print("{}\n  shape [{}] {}\n", formats::plain_name(tensor.name),
-             fmt::join(tensor.shape, ", "), formats::element_name(tensor.dtype));
-  fmt::print("  min {:.6g}  max {:.6g}  mean {:.6g}  zeros {}  NaN {}  infinite {}, of {}\n",
-             summary.min, summary.max, summary.mean, summary.zeros, summary.nans,
-             summary.infinities, summary.elements);
-  if (!summary.first.empty()) {
-    fmt::print("  first values {:.6g}{}\n", fmt::join(summary.first, " "),
-               summary.elements > std::ssize(summary.first) ? " ..." : "");
-  }
+  print(shown);
   fmt::print(
       "  {} bytes at offset {} of {}{}\n", tensor.span_bytes, tensor.begin_bytes,
       file_name(source, tensor),

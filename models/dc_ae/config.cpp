@@ -104,13 +104,4 @@ DcAeConfig config_from_json(std::string_view text, const std::string& name) {
   return config;
 }
 
-void require_supported(const DcAeConfig& config, const std::string& source) {
-  std::string text;
-  for (const auto& refusal : config.refusals()) {
-    if (!text.empty()) text += "\n";
-    text += source + ": " + refusal.message;
-  }
-  if (!text.empty()) throw Error(ExitCode::usage, text);
-}
-
 }  // namespace trestle::models::dc_ae

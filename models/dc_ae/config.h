@@ -2,6 +2,7 @@
 // LOCAL, a plain value.
 #pragma once
 #include "configs/describe.h"
+#include "models/refusal.h"
 
 #include <cstdint>
 #include <string>
@@ -45,10 +46,6 @@ struct DcAeConfig {
 
   /// What this implementation (or diffusers itself) cannot run: one (field, sentence) each, empty
   /// when the configuration is fine.
-  struct Refusal {
-    std::string field;
-    std::string message;
-  };
   std::vector<Refusal> refusals() const;
 
   /// Picture pixels a side of a latent pixel.
@@ -59,8 +56,5 @@ struct DcAeConfig {
 
 /// From the text of a config.json; `name` is the file's, for errors (Error(data)).
 DcAeConfig config_from_json(std::string_view text, const std::string& name);
-
-/// Throws Error(usage) with all refusals; `source` names the file they came from.
-void require_supported(const DcAeConfig& config, const std::string& source);
 
 }  // namespace trestle::models::dc_ae

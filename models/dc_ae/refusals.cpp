@@ -8,7 +8,7 @@
 namespace trestle::models::dc_ae {
 namespace {
 
-using Refusals = std::vector<DcAeConfig::Refusal>;
+using Refusals = std::vector<Refusal>;
 using Half = DcAeConfig::Half;
 
 constexpr std::size_t kMostLevels = 12;

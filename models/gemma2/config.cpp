@@ -42,7 +42,7 @@ void Gemma2Config::describe(configs::Fields& f) {
           {.help = "soft cap of attention logits; none: no cap", .above = 0});
 }
 
-std::vector<Gemma2Config::Refusal> Gemma2Config::refusals() const {
+std::vector<Refusal> Gemma2Config::refusals() const {
   std::vector<Refusal> found;
   const auto refuse = [&](std::string field, std::string message) {
     found.push_back({std::move(field), std::move(message)});
@@ -91,15 +91,6 @@ std::vector<Gemma2Config::Refusal> Gemma2Config::refusals() const {
     break;
   }
   return found;
-}
-
-void require_supported(const Gemma2Config& config, const std::string& source) {
-  std::string text;
-  for (const auto& refusal : config.refusals()) {
-    if (!text.empty()) text += "\n";
-    text += source + ": " + refusal.message;
-  }
-  if (!text.empty()) throw Error(ExitCode::usage, text);
 }
 
 }  // namespace trestle::models::gemma2

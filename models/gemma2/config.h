@@ -2,6 +2,7 @@
 // its name. LOCAL, a plain value.
 #pragma once
 #include "configs/describe.h"
+#include "models/refusal.h"
 
 #include <cstdint>
 #include <optional>
@@ -39,10 +40,6 @@ struct Gemma2Config {
 
   /// What this implementation (or transformers itself) cannot run: one (field, sentence) each,
   /// empty when the configuration is fine.
-  struct Refusal {
-    std::string field;
-    std::string message;
-  };
   std::vector<Refusal> refusals() const;
 
   bool slides(std::int64_t layer) const {
@@ -54,8 +51,5 @@ struct Gemma2Config {
 /// malformed, Error(usage) where it asks for what no field of the above can say. A key that the
 /// library does not know is named in a warning.
 Gemma2Config config_from_json(std::string_view text, const std::string& name);
-
-/// Throws Error(usage) with all refusals; `source` names the file they came from.
-void require_supported(const Gemma2Config& config, const std::string& source);
 
 }  // namespace trestle::models::gemma2

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "configs/nearest.h"
+#include "formats/lora_names.h"
 
 #include <ATen/ATen.h>
 
@@ -11,10 +12,6 @@
 
 namespace trestle::models::nn {
 namespace {
-
-bool names_layer(const std::string& entry, const std::string& layer) {
-  return layer == entry || layer.ends_with("." + entry);
-}
 
 /// Every entry that would name a layer which can have an adapter.
 std::vector<std::string> possible_entries(const Parameters& model) {
@@ -138,8 +135,9 @@ std::vector<AdapterSlot> targeted_layers(const Parameters& model,
     problems += (problems.empty() ? "" : "\n") + text;
   };
   for (const std::string& entry : targets) {
-    const auto named = std::ranges::find_if(
-        model.layers(), [&](const AdapterSlot& slot) { return names_layer(entry, slot->layer); });
+    const auto named = std::ranges::find_if(model.layers(), [&](const AdapterSlot& slot) {
+      return formats::names_layer(entry, slot->layer);
+    });
     if (named == model.layers().end()) {
       const std::string near = configs::nearest(entry, possible_entries(model));
       add_problem(fmt::format(
@@ -151,8 +149,9 @@ std::vector<AdapterSlot> targeted_layers(const Parameters& model,
   }
   std::vector<AdapterSlot> layers;
   for (const AdapterSlot& slot : model.layers()) {
-    const auto entry = std::ranges::find_if(
-        targets, [&](const std::string& target) { return names_layer(target, slot->layer); });
+    const auto entry = std::ranges::find_if(targets, [&](const std::string& target) {
+      return formats::names_layer(target, slot->layer);
+    });
     if (entry == targets.end()) continue;
     if (slot->refusal.empty()) {
       layers.push_back(slot);

@@ -44,7 +44,7 @@ void SanaConfig::describe(configs::Fields& f) {
           {.help = "factor on the timestep (0..1000) that the model is given"});
 }
 
-std::vector<SanaConfig::Refusal> SanaConfig::refusals() const {
+std::vector<Refusal> SanaConfig::refusals() const {
   std::vector<Refusal> found;
   const auto refuse = [&](std::string field, std::string message) {
     found.push_back({std::move(field), std::move(message)});
@@ -84,15 +84,6 @@ std::vector<SanaConfig::Refusal> SanaConfig::refusals() const {
                     inner_dim()));
   }
   return found;
-}
-
-void require_supported(const SanaConfig& config, const std::string& source) {
-  std::string text;
-  for (const auto& refusal : config.refusals()) {
-    if (!text.empty()) text += "\n";
-    text += source + ": " + refusal.message;
-  }
-  if (!text.empty()) throw Error(ExitCode::usage, text);
 }
 
 }  // namespace trestle::models::sana

@@ -2,6 +2,7 @@
 // LOCAL, a plain value.
 #pragma once
 #include "configs/describe.h"
+#include "models/refusal.h"
 
 #include <cstdint>
 #include <optional>
@@ -38,10 +39,6 @@ struct SanaConfig {
 
   /// What this implementation (and, for most, diffusers itself) cannot run: one (field, sentence)
   /// each, empty when the configuration is fine.
-  struct Refusal {
-    std::string field;
-    std::string message;
-  };
   std::vector<Refusal> refusals() const;
 
   std::int64_t inner_dim() const { return num_attention_heads * attention_head_dim; }
@@ -51,8 +48,5 @@ struct SanaConfig {
   }
   bool has_qk_norm() const { return qk_norm.has_value(); }
 };
-
-/// Throws Error(usage) with all refusals; `source` names the file they came from.
-void require_supported(const SanaConfig& config, const std::string& source);
 
 }  // namespace trestle::models::sana

@@ -47,22 +47,22 @@ PromptTokenizer::PromptTokenizer(const Tokenizer& tokenizer,
 }
 
 PromptTokens PromptTokenizer::positive(std::span<const std::string> prompts) const {
-  std::vector<std::string> texts;
-  for (const std::string& prompt : prompts) texts.push_back(instruction_ + prepared(prompt));
-  PromptTokens result{.tokens = tokenizer_.encode_padded(texts, length_with_instruction_)};
-  // The first position, and the last ones.
-  result.selected.resize(length_);
-  std::iota(result.selected.begin(), result.selected.end(), length_with_instruction_ - length_);
-  result.selected[0] = 0;
-  return result;
+  return tokens_of(prompts, instruction_, length_with_instruction_);
 }
 
 PromptTokens PromptTokenizer::negative(std::span<const std::string> prompts) const {
+  return tokens_of(prompts, "", length_);
+}
+
+PromptTokens PromptTokenizer::tokens_of(std::span<const std::string> prompts,
+                                        const std::string& before, std::int64_t length) const {
   std::vector<std::string> texts;
-  for (const std::string& prompt : prompts) texts.push_back(prepared(prompt));
-  PromptTokens result{.tokens = tokenizer_.encode_padded(texts, length_)};
+  for (const std::string& prompt : prompts) texts.push_back(before + prepared(prompt));
+  PromptTokens result{.tokens = tokenizer_.encode_padded(texts, length)};
+  // The first position, and the last ones: all, where none are too many.
   result.selected.resize(length_);
-  std::iota(result.selected.begin(), result.selected.end(), 0);
+  std::iota(result.selected.begin(), result.selected.end(), length - length_);
+  result.selected[0] = 0;
   return result;
 }
 

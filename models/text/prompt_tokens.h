@@ -41,6 +41,9 @@ class PromptTokenizer {
   PromptTokens negative(std::span<const std::string> prompts) const;
 
  private:
+  PromptTokens tokens_of(std::span<const std::string> prompts, const std::string& before,
+                         std::int64_t length) const;
+
   const Tokenizer& tokenizer_;
   std::string instruction_;
   std::int64_t length_;

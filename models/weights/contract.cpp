@@ -1,6 +1,7 @@
 #include "models/weights/contract.h"
 
 #include "base/error.h"
+#include "base/problem_list.h"
 #include "configs/nearest.h"
 #include "models/weights/dtypes.h"
 
@@ -15,32 +16,19 @@ namespace {
 
 using formats::StoredTensor;
 
-constexpr std::size_t kMaxShown = 20;  // of a kind: a wrong prefix breaks every name
-
 std::string shape_text(at::IntArrayRef shape) {
   return fmt::format("[{}]", fmt::join(shape.begin(), shape.end(), ", "));
 }
 
-/// What is wrong in one way: counted all, shown as far as anyone reads.
-class Problems {
- public:
-  explicit Problems(const char* what) : what_(what) {}
-  /// `line()` makes the text, which is not needed of every problem.
+/// What is wrong in one way.
+struct Problems {
+  const char* what;
+  ProblemList list = {};
+
   template <class Line>
   void add(Line&& line) {
-    if (++count_ <= kMaxShown) lines_ += fmt::format("\n  {}: {}", what_, line());
+    list.add([&] { return fmt::format("{}: {}", what, line()); });
   }
-  std::size_t count() const { return count_; }
-  std::string lines() const {
-    if (count_ <= kMaxShown) return lines_;
-    return fmt::format("{}\n  ... and {} more {}", lines_, count_ - kMaxShown, what_);
-  }
-  std::string counted() const { return fmt::format("{} {}", count_, what_); }
-
- private:
-  const char* what_;
-  std::string lines_;
-  std::size_t count_ = 0;
 };
 
 enum class Kind { boolean, integer, real, complex };
@@ -90,8 +78,8 @@ Match match(const Source& source, std::span<const nn::NamedParameter> parameters
             const Rename& rename) {
   Match result;
   auto rest = by_model_name(source, rename, result.left_out);
-  Problems missing("missing"), surplus("not in the model"), shapes("of another shape"),
-      kinds("of another kind");
+  Problems missing{"missing"}, surplus{"not in the model"}, shapes{"of another shape"},
+      kinds{"of another kind"};
   std::vector<const nn::NamedParameter*> absent;
   for (const nn::NamedParameter& parameter : parameters) {
     const auto found = rest.find(parameter.name);
@@ -116,10 +104,11 @@ Match match(const Source& source, std::span<const nn::NamedParameter> parameters
     rest.erase(found);
   }
   std::vector<std::string> names;
-  for (const auto& [name, stored] : rest) {
-    names.push_back(name);
-    surplus.add(
-        [&] { return fmt::format("{} {}", formats::plain_name(name), shape_text(stored->shape)); });
+  for (const auto& left : rest) {
+    names.push_back(left.first);
+    surplus.add([&] {
+      return fmt::format("{} {}", formats::plain_name(left.first), shape_text(left.second->shape));
+    });
   }
   for (const nn::NamedParameter* parameter : absent) {
     missing.add([&] {
@@ -132,9 +121,10 @@ Match match(const Source& source, std::span<const nn::NamedParameter> parameters
   std::vector<std::string> counts;
   std::string lines;
   for (const Problems* problems : {&missing, &surplus, &shapes, &kinds}) {
-    if (problems->count() == 0) continue;
-    counts.push_back(problems->counted());
-    lines += problems->lines();
+    const std::size_t count = problems->list.count();
+    if (count == 0) continue;
+    counts.push_back(fmt::format("{} {}", count, problems->what));
+    lines += problems->list.lines(problems->what);
   }
   TRESTLE_REQUIRE_AS(data, counts.empty(),
                      "{} does not fit the model (of {} tensors: {}). Check that it is this model's "

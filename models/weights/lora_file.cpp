@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/problem_list.h"
 #include "configs/nearest.h"
 #include "formats/lora_metadata.h"
 #include "formats/lora_names.h"
@@ -20,33 +21,25 @@ namespace {
 
 using formats::LoraPart;
 
-constexpr std::size_t kShownProblems = 20;
 constexpr std::string_view kPrefix = "transformer.";
 
-/// What is wrong with a file, the first of it in words: a file for another model has hundreds.
+/// What is wrong with a file, with names from it.
 class Problems {
  public:
   template <class Sentence>
   void add(Sentence&& sentence) {
-    if (count_++ >= kShownProblems) return;
-    std::string text = sentence();  // with names from a foreign file, on their way to a terminal
-    std::ranges::replace_if(
-        text, [](unsigned char c) { return c < 0x20 || c == 0x7F; }, '?');
-    text_ += "\n  " + text;
+    list_.add([&] { return formats::plain_name(sentence()); });
   }
   void require_none(const std::filesystem::path& path) const {
-    const std::string more =
-        count_ > kShownProblems ? fmt::format("\n  and {} more", count_ - kShownProblems) : "";
     TRESTLE_REQUIRE_AS(
-        data, count_ == 0,
+        data, list_.count() == 0,
         "{} cannot be loaded as a LoRA of this model (nothing in such a file is left "
-        "out). Check that it was made for this model:{}{}",
-        path.string(), text_, more);
+        "out). Check that it was made for this model:{}",
+        path.string(), list_.lines());
   }
 
  private:
-  std::size_t count_ = 0;
-  std::string text_;
+  ProblemList list_;
 };
 
 struct LayerEntries {

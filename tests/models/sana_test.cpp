@@ -22,7 +22,7 @@ sana::SanaInput input(std::int64_t batch, std::int64_t height, std::int64_t widt
 
 std::string refusal(const sana::SanaConfig& config) {
   try {
-    sana::require_supported(config, "here");
+    require_supported(config, "here");
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::usage);
     return error.what();

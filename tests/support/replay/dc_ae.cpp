@@ -14,7 +14,7 @@ namespace dc_ae = models::dc_ae;
 
 dc_ae::DcAeConfig read_config(const std::string& text, const std::string& source) {
   const auto config = dc_ae::config_from_json(text, source);
-  dc_ae::require_supported(config, source);
+  models::require_supported(config, source);
   return config;
 }
 

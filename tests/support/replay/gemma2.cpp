@@ -11,7 +11,7 @@ namespace gemma2 = models::gemma2;
 
 gemma2::Gemma2Config read_config(const std::string& text, const std::string& source) {
   const auto config = gemma2::config_from_json(text, source);
-  gemma2::require_supported(config, source);
+  models::require_supported(config, source);
   return config;
 }
 

@@ -10,7 +10,7 @@ namespace {
 
 models::sana::SanaConfig read_config(const std::string& text, const std::string& source) {
   const auto config = configs::from_json<models::sana::SanaConfig>(text, source);
-  models::sana::require_supported(config, source);
+  models::require_supported(config, source);
   return config;
 }
 
