@@ -74,16 +74,20 @@ def floats_as(tensors: replay.Tensors, dtype: torch.dtype) -> replay.Tensors:
 
 
 def draw_weights(
-    model: torch.nn.Module, generator: torch.Generator, norm_centre: float = 1.0
+    model: torch.nn.Module,
+    generator: torch.Generator,
+    norm_centre: float = 1.0,
+    tables: tuple[str, ...] = (),
 ) -> replay.Tensors:
     """Random fp64 values for every parameter, of a size that keeps activations near 1.
 
     Gains of norms are drawn around `norm_centre`, not set to it: there a forgotten one goes unseen.
+    What ends with one of `tables` is no matrix, though it has two axes.
     """
     weights = {}
     for name, parameter in model.state_dict().items():
         value = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        if parameter.ndim > 1:
+        if parameter.ndim > 1 and not name.endswith(tables):
             value /= math.sqrt(parameter[0].numel())  # fan-in
         else:
             value = 0.3 * value + (norm_centre if name.endswith(".weight") else 0.0)
@@ -198,34 +202,57 @@ def run_refusals(oracle: Oracle, program: Path, seed: int, folder: Path) -> int:
     return failed
 
 
-def main(oracle: Oracle, description: str, cases: int, seed: int = 3) -> int:
+def judged(name: str, keep: Path | None, work: Callable[[Path], int]) -> int:
+    """Does the work in a folder, `keep` or one that goes again, and says what came of it."""
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    folder = keep or Path(tempfile.mkdtemp(prefix=f"{name}_oracle_"))
+    try:
+        failed = work(folder)
+    finally:
+        if keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    verdict = f"FAILED: {failed}" if failed else "all passed"
+    print(f"{verdict} in {time.monotonic() - started:.1f} s")
+    return 1 if failed else 0
+
+
+def main(
+    oracle: Oracle,
+    description: str,
+    cases: int,
+    seed: int = 3,
+    self_check: Callable[[int, Path], int] | None = None,
+) -> int:
+    """`self_check` (seed, folder), if there is one, counts what the comparison fails to notice."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--replay", type=Path, required=True, metavar="PROGRAM", help="the built oracle_replay")
+    add("--replay", type=Path, metavar="PROGRAM", help="the built oracle_replay")
     add("--cases", type=int, default=cases, help=f"configurations to draw (default {cases})")
     add("--seed", type=int, default=seed, help=f"what to draw them from (default {seed})")
     add("--case", type=int, metavar="INDEX", help="only this one of the seed's cases")
     add("--keep", type=Path, metavar="DIR", help="write the case folders here and keep them")
+    if self_check:
+        add("--self-check", action="store_true", help="spoil replays and expect to notice")
     arguments = parser.parse_args()
+    if self_check and arguments.self_check:
+        return judged(oracle.family, arguments.keep, lambda at: self_check(arguments.seed, at))
+    if arguments.replay is None:
+        or_else = ", or --self-check" if self_check else ""
+        parser.error(f"--replay PROGRAM is needed (the oracle judges a program){or_else}")
     if arguments.cases < 1:
         parser.error("--cases must be 1 or more (no case proves nothing)")
     if not arguments.replay.is_file():
         parser.error(f"there is no program {arguments.replay} (the tests' build makes it)")
 
-    torch.set_num_threads(1)
-    started = time.monotonic()
-    folder = arguments.keep or Path(tempfile.mkdtemp(prefix=f"{oracle.family}_oracle_"))
-    try:
+    def work(folder: Path) -> int:
         program = arguments.replay.resolve()
         indices = list(range(arguments.cases)) if arguments.case is None else [arguments.case]
         failed = run_cases(oracle, program, arguments.seed, indices, folder)
         if arguments.case is None:
             failed += run_refusals(oracle, program, arguments.seed, folder)
-    finally:
-        if arguments.keep is None:
-            shutil.rmtree(folder, ignore_errors=True)
-    verdict = f"FAILED: {failed}" if failed else "all passed"
-    print(f"{verdict} in {time.monotonic() - started:.1f} s")
-    return 1 if failed else 0
+        return failed
+
+    return judged(oracle.family, arguments.keep, work)

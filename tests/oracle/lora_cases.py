@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 
 import replay
 import sana_cases
+from family_oracle import floats_as
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 # In bf16 a ReLU's edge decides gradients; they are held against exact ones (lora_oracle.py).
@@ -130,7 +131,7 @@ def build(
 ) -> torch.nn.Module:
     """The reference with its adapters, fp32 ones over a bf16 base; with masks: training."""
     model = sana_cases.build_model(case.config, dtype)
-    model.load_state_dict(sana_cases.floats_as(case.weights, dtype))
+    model.load_state_dict(floats_as(case.weights, dtype))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft notes that there are several adapters
         for adapter in case.adapters:
@@ -184,7 +185,7 @@ def results(
     dtype = DTYPES[dtype_name]
     model = build(case, dtype, masks)
     seen = sana_cases.watch_linear_attention(model)
-    inputs = {n: t.clone() for n, t in sana_cases.floats_as(case.inputs, dtype).items()}
+    inputs = {n: t.clone() for n, t in floats_as(case.inputs, dtype).items()}
     leaves = ("hidden_states", "encoder_hidden_states")
     if merge:
         for module in adapted_layers(model).values():
@@ -251,7 +252,7 @@ def row_shapes(case: LoraCase) -> dict[str, dict[str, list[int]]]:
                 shapes.setdefault(adapter, {})[layer] = shape
 
             dropout.register_forward_hook(record)
-    model(**sana_cases.floats_as(case.inputs, torch.float64))
+    model(**floats_as(case.inputs, torch.float64))
     return shapes
 
 
@@ -291,7 +292,8 @@ def draw_case(kind_name: str, seed: int, index: int) -> LoraCase:
         if kind.dropout:  # decided once the masks are known
             return LoraCase(**{**vars(case), "masks": row_shapes(case)})
         answers = [results(case, dtype) for dtype in ("float32", "float64")]
-        if all(posed for _, posed in answers) and sana_cases.agree(*(a for a, _ in answers)):
+        are_posed = all(posed for _, posed in answers)
+        if are_posed and sana_cases.agree_in_fp32(*(found for found, _ in answers)):
             return case
     raise RuntimeError(f"no sound draw of {kind_name} {index} of seed {seed} in 200: {config}")
 
@@ -325,8 +327,8 @@ def write_case(folder: Path, case: LoraCase, dtype_name: str, index: int) -> Non
         "masks": case.masks,
     }
     (folder / "case.json").write_text(json.dumps(told, indent=2) + "\n")
-    save_file(sana_cases.floats_as(case.weights, dtype), folder / "weights.safetensors")
-    inputs = {**sana_cases.floats_as(case.inputs, dtype), "cotangent": case.cotangent.to(dtype)}
+    save_file(floats_as(case.weights, dtype), folder / "weights.safetensors")
+    inputs = {**floats_as(case.inputs, dtype), "cotangent": case.cotangent.to(dtype)}
     save_file(inputs, folder / "inputs.safetensors")
 
 

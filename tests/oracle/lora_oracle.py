@@ -15,10 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
-import tempfile
-import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -30,6 +27,7 @@ from safetensors.torch import load_file
 import lora_cases
 import replay
 import sana_cases
+from family_oracle import floats_as, judged
 from lora_cases import KINDS, LoraCase
 
 CASES_OF_KIND = 2
@@ -83,7 +81,7 @@ def judge_numbers(
     if case.dropout:
         other = "float64" if dtype == "float32" else "float32"
         answers = {dtype: expected, other: lora_cases.results(case, other, masks)[0]}
-        posed &= sana_cases.agree(answers["float32"], answers["float64"])
+        posed &= sana_cases.agree_in_fp32(answers["float32"], answers["float64"])
     compared = replay.compare(expected, found, metadata, dtype)
     if dtype == "bfloat16":
         posed = True  # its bounds are far above what a ReLU's edge moves in the output
@@ -115,7 +113,7 @@ def judge_files(folder: Path, case: LoraCase) -> list[str]:
     """What diffusers makes of the files that the program wrote."""
     reference = lora_cases.build(case, torch.float32)
     loaded = sana_cases.build_model(case.config, torch.float32)
-    loaded.load_state_dict(sana_cases.floats_as(case.weights, torch.float32))
+    loaded.load_state_dict(floats_as(case.weights, torch.float32))
     problems = []
     for adapter in case.adapters:
         name = f"{adapter.name}.rewritten.safetensors"
@@ -145,7 +143,7 @@ def judge_files(folder: Path, case: LoraCase) -> list[str]:
     for name, parameter in loaded.named_parameters():
         if not torch.equal(parameter, expected[name]):
             problems.append(f"{name} is another after diffusers has loaded it")
-    inputs = sana_cases.floats_as(case.inputs, torch.float32)
+    inputs = floats_as(case.inputs, torch.float32)
     with torch.no_grad():
         if not torch.equal(loaded(**inputs).sample, reference(**inputs).sample):
             problems.append("the loaded adapters give another output")
@@ -214,18 +212,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if not arguments.replay.is_file():
         parser.error(f"there is no program {arguments.replay} (the tests' build makes it)")
-    torch.set_num_threads(1)
-    started = time.monotonic()
-    folder = arguments.keep or Path(tempfile.mkdtemp(prefix="lora_oracle_"))
     kinds = [arguments.kind] if arguments.kind else list(KINDS)
-    try:
-        failed = run(arguments.replay.resolve(), kinds, arguments.seed, folder)
-    finally:
-        if arguments.keep is None:
-            shutil.rmtree(folder, ignore_errors=True)
-    verdict = f"FAILED: {failed}" if failed else "all passed"
-    print(f"{verdict} in {time.monotonic() - started:.1f} s")
-    return 1 if failed else 0
+    program = arguments.replay.resolve()
+    return judged("lora", arguments.keep, lambda at: run(program, kinds, arguments.seed, at))
 
 
 if __name__ == "__main__":

@@ -11,17 +11,15 @@ than any useful bound, and a comparison says nothing about either.
 
 from __future__ import annotations
 
-import math
 import random
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
 
+import family_oracle
 import replay
-
-Config = dict[str, Any]
+from family_oracle import Config, Drawn, agree, floats_as, in_dtype
 
 # diffusers' defaults, which a config.json may leave out.
 DEFAULTS: Config = {
@@ -35,25 +33,10 @@ DEFAULTS: Config = {
 RELU_MARGIN = 4e-6
 # Smallest denominator of linear attention, over the norms of the two vectors it is a product of.
 DENOMINATOR_MARGIN = 1e-2
-# Largest difference between the reference in fp32 and in fp64, as a part of the fp32 bounds.
-OWN_ERROR = 0.1
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A case in each dtype, with the reference's results beside it."""
-
-    pairs: list[tuple[replay.Case, replay.Tensors]]  # in the order of replay.DTYPES
-    redraws: int
 
 
 def build_model(config: Config, dtype: torch.dtype) -> torch.nn.Module:
-    """The reference, made in its dtype: a later `.to(dtype)` would also convert its buffers."""
-    torch.set_default_dtype(dtype)
-    try:
-        return SanaTransformer2DModel.from_config(config)
-    finally:
-        torch.set_default_dtype(torch.float32)
+    return in_dtype(dtype, lambda: SanaTransformer2DModel.from_config(config))
 
 
 def draw_config(rng: random.Random) -> Config:
@@ -98,18 +81,8 @@ def draw_config(rng: random.Random) -> Config:
 
 
 def draw_weights(model: torch.nn.Module, generator: torch.Generator) -> replay.Tensors:
-    """Random fp64 values for every parameter, of a size that keeps activations near 1."""
-    weights = {}
-    for name, parameter in model.state_dict().items():
-        value = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        if parameter.ndim > 1 and not name.endswith("scale_shift_table"):
-            value /= math.sqrt(parameter[0].numel())  # fan-in
-        elif name.endswith(".weight"):
-            value = 1 + 0.3 * value  # the gain of a norm
-        else:
-            value *= 0.3  # biases and modulation tables
-        weights[name] = value
-    return weights
+    """Random fp64 values for every parameter, the modulation tables among them."""
+    return family_oracle.draw_weights(model, generator, tables=("scale_shift_table",))
 
 
 def draw_inputs(full: Config, rng: random.Random, generator: torch.Generator) -> replay.Tensors:
@@ -142,7 +115,7 @@ def draw_inputs(full: Config, rng: random.Random, generator: torch.Generator) ->
     return inputs
 
 
-def draw_case(seed: int, index: int) -> Answered:
+def draw_case(seed: int, index: int) -> Drawn:
     """Case `index` of the seed in each dtype, drawn until rounding does not decide it."""
     rng = random.Random(f"sana/{seed}/{index}")
     generator = torch.Generator().manual_seed(rng.getrandbits(60))
@@ -172,8 +145,8 @@ def draw_case(seed: int, index: int) -> Answered:
             seen = watch_linear_attention(model)
             pairs.append((case, replay.reference_results(model, case)))
             well_posed &= is_well_posed(seen, full["num_attention_heads"])
-        if well_posed and agree(*(results for _, results in pairs)):
-            return Answered(pairs, redraws)
+        if well_posed and agree_in_fp32(*(results for _, results in pairs)):
+            return Drawn(pairs, redraws)
     raise RuntimeError(f"no sound draw of case {index} of seed {seed} in 1000: {config}")
 
 
@@ -190,12 +163,12 @@ def digest(case: replay.Case) -> str:
     )
 
 
-def turns_taken(case: replay.Case) -> dict[str, int]:
-    """The turns that a forward can take: 1 where this case takes it, else 0."""
+def turns_taken(case: replay.Case) -> dict[str, bool]:
+    """The turns that a forward can take, and whether this case takes them."""
     full = {**DEFAULTS, **case.config}
     height, width = case.inputs["hidden_states"].shape[2:]
     cross_width = full["num_cross_attention_heads"] * full["cross_attention_head_dim"]
-    taken = {
+    return {
         "qk_norm": full["qk_norm"] is not None,
         "patch 2": full["patch_size"] == 2,
         "positions": full["interpolation_scale"] is not None,
@@ -204,14 +177,6 @@ def turns_taken(case: replay.Case) -> dict[str, int]:
         "mask": "encoder_attention_mask" in case.inputs,
         "non-square": height != width,
         "cross width differs": cross_width != full["cross_attention_dim"],
-    }
-    return {name: int(is_taken) for name, is_taken in taken.items()}
-
-
-def floats_as(tensors: replay.Tensors, dtype: torch.dtype) -> replay.Tensors:
-    return {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in tensors.items()
     }
 
 
@@ -247,12 +212,6 @@ def is_well_posed(seen: list[torch.Tensor], heads: int) -> bool:
     return True
 
 
-def agree(fp32: replay.Tensors, fp64: replay.Tensors) -> bool:
+def agree_in_fp32(fp32: replay.Tensors, fp64: replay.Tensors) -> bool:
     """Whether the reference in fp32 is so near its fp64 self that fp32 bounds can be asked for."""
-    rounded = floats_as(fp64, torch.float32)
-    compared = replay.compare(rounded, fp32, {"fused_calls": "1"}, "float32")
-    bounds = replay.BOUNDS["float32"]
-    return (
-        compared.forward_error <= OWN_ERROR * bounds.forward
-        and compared.gradient_error <= OWN_ERROR * bounds.gradient
-    )
+    return agree(fp32, fp64, "float32", replay.BOUNDS["float32"])

@@ -24,12 +24,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
 import torch
 from diffusers import (AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline,
                        SanaTransformer2DModel)  # fmt: skip
 from safetensors.torch import load_file, save_file
 from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
+
+from gemma_tokenizer import train
 
 SEED = 20260
 PROMPTS = ("A Cyberpunk cat  with a neon sign that says \"SANA\"", "  Ein Zug über die BRÜCKE\n",
@@ -48,17 +49,8 @@ def instruction() -> list[str]:
 
 def make_tokenizer(folder: Path) -> GemmaTokenizer:
     """640 pieces, trained on the instruction and the prompts; saved as tokenizer.json."""
-    folder.mkdir()
-    symbols = ["<mask>", "<start_of_turn>", "<end_of_turn>", "\n", "\n\n"]
-    symbols += ["▁" * count for count in range(2, 5)]
     lines = [line for line in instruction() * 3 + list(PROMPTS) * 3 if line.strip()]
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_prefix=str(folder / "tokenizer"), vocab_size=640,
-        model_type="bpe", hard_vocab_limit=False, pad_id=0, eos_id=1, bos_id=2, unk_id=3,
-        pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>", unk_piece="<unk>",
-        byte_fallback=True, add_dummy_prefix=False, remove_extra_whitespaces=False,
-        normalization_rule_name="identity", split_digits=True, num_threads=1,
-        user_defined_symbols=symbols, minloglevel=2)  # fmt: skip
+    train(folder, 640, lines)
     (folder / "tokenizer_config.json").write_text(json.dumps(
         {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True}))  # fmt: skip
     return GemmaTokenizer.from_pretrained(folder)

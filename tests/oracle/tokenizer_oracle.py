@@ -31,6 +31,7 @@ from transformers import GemmaTokenizer
 from transformers.utils import logging as transformers_logging
 
 import tokenizer_texts as texts
+from gemma_tokenizer import train
 
 SIZES = {640: 0, 4000: 600_000, 32000: 5_000_000}  # pieces: characters to train on
 STRINGS = 4000  # a tokenizer
@@ -61,19 +62,6 @@ class Replay:
             raise SystemExit(f"{what} {folder}: exit code {ran.returncode}: {ran.stderr.strip()}")
         # Not splitlines(): texts may hold U+2028 and others of its kind.
         return [json.loads(line) for line in ran.stdout.split("\n")[:-1]]
-
-
-def train(folder: Path, pieces: int, instruction: list[str]) -> None:
-    folder.mkdir()
-    lines = texts.corpus(SIZES[pieces], instruction, random.Random(f"corpus/{pieces}"))
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_prefix=str(folder / "tokenizer"), vocab_size=pieces,
-        model_type="bpe", hard_vocab_limit=False, pad_id=0, eos_id=1, bos_id=2, unk_id=3,
-        pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>", unk_piece="<unk>",
-        byte_fallback=True, add_dummy_prefix=False, remove_extra_whitespaces=False,
-        normalization_rule_name="identity", split_digits=True, num_threads=2,
-        user_defined_symbols=texts.USER_SYMBOLS, minloglevel=2)
-    (folder / "tokenizer.vocab").unlink()
 
 
 @dataclass
@@ -252,7 +240,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         for pieces in SIZES:
             folder = Path(scratch) / str(pieces)
-            train(folder, pieces, instruction)
+            train(folder, pieces, texts.corpus(SIZES[pieces], instruction,
+                                               random.Random(f"corpus/{pieces}")))
             strings = texts.strings(STRINGS, f"strings/{pieces}", sources)
             of_size = forms(folder)
             if pieces == min(SIZES):
