@@ -127,7 +127,7 @@ std::vector<std::string> settle_rotary_positions(json& object, const std::string
   std::vector<std::string> unread;
   for (const auto& [inside, value] : rope.items()) {
     if (inside != "rope_type" && inside != "type" && inside != "rope_theta") {
-      unread.push_back(key + "." + inside);
+      unread.push_back(fmt::format("{}.{}", key, inside));
     }
   }
   return unread;

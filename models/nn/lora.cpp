@@ -173,8 +173,8 @@ std::vector<NamedParameter> add_adapter(Parameters& model, const std::string& na
     const at::TensorOptions options = adapter_options(*slot, config);
     const LoraShapes shapes = lora_shapes(*slot, config.rank);
     // PyTorch's default of the layer that A is: U(-1/sqrt(fan in), 1/sqrt(fan in)).
-    const double fan_in = double(slot->weight.numel() / slot->weight.size(0));
-    const Init init_a = config.init == "kaiming" ? Init::uniform(1 / std::sqrt(fan_in))
+    const std::int64_t fan_in = slot->weight.numel() / slot->weight.size(0);
+    const Init init_a = config.init == "kaiming" ? Init::uniform(1 / std::sqrt(double(fan_in)))
                                                  : Init::normal(1 / double(config.rank));
     const Purpose purpose(slot->layer + ".lora_A." + name);
     LayerAdapter adapter = layer_adapter(name, *slot, config, config.rank);

@@ -38,7 +38,7 @@ Parameters::Parameters(const at::TensorOptions& options, const Draws& init)
     : Parameters(options, std::optional(init)) {}
 
 Parameters::Parameters(const at::TensorOptions& options, std::optional<Draws> init)
-    : options_(options), init_(std::move(init)) {}
+    : options_(options), init_(init) {}
 
 Parameters Parameters::unfilled(const at::TensorOptions& options) {
   return {options, std::optional<Draws>()};

@@ -22,7 +22,7 @@ std::string shape_text(at::IntArrayRef shape) {
 
 /// What is wrong in one way.
 struct Problems {
-  const char* what;
+  const char* what = "";
   ProblemList list = {};
 
   template <class Line>
