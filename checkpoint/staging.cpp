@@ -1,5 +1,6 @@
 #include "checkpoint/staging.h"
 
+#include "base/allocator.h"
 #include "base/error.h"
 #include "checkpoint/manifest.h"
 
@@ -51,9 +52,7 @@ void Staging::reserve(std::uint64_t file_bytes, bool pinned) {
 
 void Staging::populate() {
   if (pinned_.defined() || memory_.empty()) return;  // pinned memory is there at once
-#ifdef MADV_POPULATE_WRITE
-  if (::madvise(memory_.data(), memory_.size(), MADV_POPULATE_WRITE) == 0) return;
-#endif
+  if (trestle::populate(memory_)) return;
   // Nothing is staged yet, so every page may be written to (an older kernel).
   const auto page_bytes = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   for (std::size_t at = 0; at < memory_.size(); at += page_bytes) memory_[at] = std::byte{};

@@ -3,16 +3,20 @@
 //
 //   nlohmann::json object = models::config_object(text, name);
 //   ... take out or rewrite what is special ...
-//   auto config = models::fields_of<DcAeConfig>(object, name);
+//   auto config = models::fields_of<DcAeConfig>(object, name, {"diffusers' AutoencoderDC"});
 //
+// A key that the library's class does not register changes nothing there either: it is named in one
+// warning (a recipe's unknown key is an error).
 // Heavy to include; for .cpp files only. LOCAL. THREADS: any. ERRORS: Error(data), naming the file.
 #pragma once
 #include "configs/json.h"
 
 #include <nlohmann/json.hpp>
 
+#include <functional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace trestle::models {
@@ -23,9 +27,29 @@ nlohmann::json config_object(std::string_view text, const std::string& name);
 /// The value of a key, which is taken out of the object; null where it is absent.
 nlohmann::json taken(nlohmann::json& object, const std::string& key);
 
+/// Who reads such a file, and what of it no model of theirs computes with.
+struct Library {
+  std::string class_name;  ///< "diffusers' AutoencoderDC"
+  std::vector<std::string> without_effect = configs::kDiffusersBookkeeping;
+};
+
+/// What an object of options describes.
+std::vector<std::string> described_keys(const std::function<void(configs::Fields&)>& describe);
+
+/// The keys of the object that are not described; warns of those, and of `unread`, that are not
+/// known to be without effect.
+std::vector<std::string> undescribed_keys(const nlohmann::json& object, const std::string& name,
+                                          const Library& library,
+                                          const std::vector<std::string>& described,
+                                          std::vector<std::string> unread);
+
+/// `unread`: keys inside of others that were found to be unknown before.
 template <class Options>
-Options fields_of(const nlohmann::json& object, const std::string& name,
-                  const std::vector<std::string>& ignored = configs::kDiffusersBookkeeping) {
+Options fields_of(const nlohmann::json& object, const std::string& name, const Library& library,
+                  std::vector<std::string> unread = {}) {
+  const auto described =
+      described_keys([](configs::Fields& fields) { Options().describe(fields); });
+  const auto ignored = undescribed_keys(object, name, library, described, std::move(unread));
   return configs::from_json<Options>(object.dump(), name, ignored);
 }
 

@@ -43,8 +43,10 @@ class Trainer:
         micro_batch: int,
         compiles: bool = False,
         channels_last: bool = False,
+        backward_only: bool = False,
     ) -> None:
         self.batch, self.micro_batch = batch, micro_batch
+        self.backward_only = backward_only
         self.noise_scale = workload["noise_scale"]
         self.max_grad_norm = workload["max_grad_norm"]
 
@@ -112,7 +114,11 @@ class Trainer:
             loss = self.forward()
             loss.backward()
             total += loss.item()
-        self.update()
+        if self.backward_only:
+            for parameter in self.parameters:
+                parameter.grad = None
+        else:
+            self.update()
         return total
 
     def round(self, steps: int) -> dict[str, float | int]:
@@ -142,6 +148,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=8, help="samples a step (default 8)")
     parser.add_argument("--micro-batch", type=int, help="samples a backward (default: the batch)")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads (default 1)")
+    parser.add_argument("--backward-only", action="store_true", help="no update of the weights")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
     parser.add_argument("--channels-last", action="store_true", help="weights in channels_last")
     arguments = parser.parse_args()
@@ -159,6 +166,7 @@ def main() -> int:
         arguments.micro_batch,
         arguments.compile,
         arguments.channels_last,
+        arguments.backward_only,
     )
     return serve({"go": trainer.round})
 

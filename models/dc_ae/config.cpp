@@ -96,7 +96,7 @@ DcAeConfig config_from_json(std::string_view text, const std::string& name) {
   const json encoder_scales = taken(object, "encoder_qkv_multiscales");
   const json decoder_scales = taken(object, "decoder_qkv_multiscales");
 
-  auto config = fields_of<DcAeConfig>(object, name);
+  auto config = fields_of<DcAeConfig>(object, name, {"diffusers' AutoencoderDC"});
   config.encoder.qkv_multiscales = lists_of_integers(encoder_scales, "encoder_qkv_multiscales",
                                                      name, config.encoder.qkv_multiscales);
   config.decoder.qkv_multiscales = lists_of_integers(decoder_scales, "decoder_qkv_multiscales",

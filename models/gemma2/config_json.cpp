@@ -3,10 +3,7 @@
 #include "models/config_json.h"
 
 #include "base/error.h"
-#include "base/log.h"
 #include "models/gemma2/config.h"
-
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -41,6 +38,7 @@ constexpr std::array kWithoutEffect = {"transformers_version",
                                        "tie_word_embeddings",
                                        "use_bidirectional_attention",
                                        "per_layer_config",
+                                       "is_causal",
                                        "use_cache",
                                        "assistant_confidence_threshold",
                                        "assistant_lookbehind",
@@ -133,18 +131,6 @@ std::vector<std::string> settle_rotary_positions(json& object, const std::string
   return unread;
 }
 
-/// The keys that Gemma2Config describes, as the description itself says them.
-std::vector<std::string> described_keys() {
-  struct Names : configs::Fields {
-    std::vector<std::string> keys;
-    void visit(std::string_view key, configs::FieldRef, const configs::Meta&) override {
-      keys.emplace_back(key);
-    }
-  } names;
-  Gemma2Config().describe(names);
-  return names.keys;
-}
-
 }  // namespace
 
 Gemma2Config config_from_json(std::string_view text, const std::string& name) {
@@ -155,22 +141,9 @@ Gemma2Config config_from_json(std::string_view text, const std::string& name) {
     object.erase("layer_types");
   }
 
-  const auto described = described_keys();
-  std::vector<std::string> ignored;
-  for (const auto& [key, value] : object.items()) {
-    if (std::find(described.begin(), described.end(), key) != described.end()) continue;
-    ignored.push_back(key);
-    const bool is_known =
-        std::find(kWithoutEffect.begin(), kWithoutEffect.end(), key) != kWithoutEffect.end();
-    if (!is_known && key != "is_causal") unread.push_back(key);
-  }
-  if (!unread.empty()) {
-    log_common_warning(fmt::format(
-        "{}: {} {} no effect (transformers' Gemma2Config registers no such key). The encoder is "
-        "computed without.",
-        name, fmt::join(unread, ", "), unread.size() == 1 ? "has" : "have"));
-  }
-  return fields_of<Gemma2Config>(object, name, ignored);
+  const Library library{"transformers' Gemma2Config",
+                        {kWithoutEffect.begin(), kWithoutEffect.end()}};
+  return fields_of<Gemma2Config>(object, name, library, std::move(unread));
 }
 
 }  // namespace trestle::models::gemma2

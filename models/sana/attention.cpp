@@ -1,3 +1,4 @@
+#include "base/error.h"
 #include "models/nn/fused.h"
 #include "models/nn/linear_attention.h"
 #include "models/sana/transformer.h"
@@ -14,23 +15,37 @@ using nn::Bias;
 constexpr double kQkNormEpsilon = 1e-5;
 constexpr double kLinearAttentionEpsilon = 1e-15;
 
-std::optional<nn::RmsNorm> qk_norm(const nn::Scope& scope, const SanaConfig& config,
-                                   std::int64_t channels) {
-  if (!config.has_qk_norm()) return std::nullopt;
-  return nn::RmsNorm(scope, channels, kQkNormEpsilon);
-}
-
 std::int64_t cross_channels(const SanaConfig& config) {
   return *config.num_cross_attention_heads * *config.cross_attention_head_dim;
 }
 
 }  // namespace
 
+QkNorm::QkNorm(const nn::Scope& scope, const SanaConfig& config, std::int64_t channels)
+    : norm_(make(scope, config, channels)) {}
+
+QkNorm::Norm QkNorm::make(const nn::Scope& scope, const SanaConfig& config, std::int64_t channels) {
+  if (!config.qk_norm) return None();
+  if (*config.qk_norm == kRmsNormAcrossHeads) return nn::RmsNorm(scope, channels, kQkNormEpsilon);
+  if (*config.qk_norm == kLayerNormAcrossHeads) {
+    return nn::LayerNorm(scope, channels, kQkNormEpsilon, nn::LayerNorm::Affine::yes);
+  }
+  TRESTLE_ASSERT(*config.qk_norm == kL2Norm, "qk_norm \"{}\" was not refused", *config.qk_norm);
+  return L2();
+}
+
+at::Tensor QkNorm::operator()(const at::Tensor& x) const {
+  if (const auto* rms = std::get_if<nn::RmsNorm>(&norm_)) return (*rms)(x);
+  if (const auto* layer = std::get_if<nn::LayerNorm>(&norm_)) return (*layer)(x);
+  if (std::holds_alternative<None>(norm_)) return x;
+  return x / x.norm(2, -1, /*keepdim=*/true).clamp_min(kQkNormEpsilon);
+}
+
 LinearAttention::LinearAttention(const nn::Scope& scope, const SanaConfig& config)
     : heads(config.num_attention_heads),
       dropout_probability(config.dropout),
-      norm_q(qk_norm(scope / "norm_q", config, config.inner_dim())),
-      norm_k(qk_norm(scope / "norm_k", config, config.inner_dim())),
+      norm_q(scope / "norm_q", config, config.inner_dim()),
+      norm_k(scope / "norm_k", config, config.inner_dim()),
       to_q(scope / "to_q", config.inner_dim(), config.inner_dim(),
            config.attention_bias ? Bias::yes : Bias::no),
       to_k(scope / "to_k", config.inner_dim(), config.inner_dim(),
@@ -45,6 +60,11 @@ at::Tensor LinearAttention::projections(const at::Tensor& tokens_bnd,
   const auto is_adapted = [&](const nn::Linear& layer) {
     return nn::has_active(*layer.adapters, call);
   };
+  if (!norm_q.fuses()) {
+    return at::cat(
+        {norm_q(to_q(tokens_bnd, call)), norm_k(to_k(tokens_bnd, call)), to_v(tokens_bnd, call)},
+        2);
+  }
   if (is_adapted(to_q) || is_adapted(to_k) || is_adapted(to_v)) {
     return at::cat({to_q(tokens_bnd, call), to_k(tokens_bnd, call), to_v(tokens_bnd, call)}, 2);
   }
@@ -59,16 +79,14 @@ at::Tensor LinearAttention::operator()(const at::Tensor& tokens_bnd,
                                        const nn::CallContext& call) const {
   if (nn::runs_fused(tokens_bnd)) {
     const at::Tensor out_bnd =
-        nn::linear_attention(projections(tokens_bnd, call), norm_q ? &*norm_q : nullptr,
-                             norm_k ? &*norm_k : nullptr, heads, kLinearAttentionEpsilon);
+        nn::linear_attention(projections(tokens_bnd, call), norm_q.rms_norm(), norm_k.rms_norm(),
+                             heads, kLinearAttentionEpsilon);
     return nn::drop(to_out(out_bnd, call), dropout_probability, dropout_purpose,
                     call.dropout_draws());
   }
-  at::Tensor q_bnd = to_q(tokens_bnd, call);
-  at::Tensor k_bnd = to_k(tokens_bnd, call);
+  const at::Tensor q_bnd = norm_q(to_q(tokens_bnd, call));
+  const at::Tensor k_bnd = norm_k(to_k(tokens_bnd, call));
   const at::Tensor v_bnd = to_v(tokens_bnd, call);
-  if (norm_q) q_bnd = (*norm_q)(q_bnd);
-  if (norm_k) k_bnd = (*norm_k)(k_bnd);
 
   // The layouts below are the reference's, because the fp32 sums of a matrix product depend on them
   // and fp64 runs are compared to more digits than fp32 has.
@@ -93,8 +111,8 @@ at::Tensor LinearAttention::operator()(const at::Tensor& tokens_bnd,
 TextAttention::TextAttention(const nn::Scope& scope, const SanaConfig& config)
     : heads(*config.num_cross_attention_heads),
       dropout_probability(config.dropout),
-      norm_q(qk_norm(scope / "norm_q", config, cross_channels(config))),
-      norm_k(qk_norm(scope / "norm_k", config, cross_channels(config))),
+      norm_q(scope / "norm_q", config, cross_channels(config)),
+      norm_k(scope / "norm_k", config, cross_channels(config)),
       to_q(scope / "to_q", config.inner_dim(), cross_channels(config), Bias::yes),
       to_k(scope / "to_k", *config.cross_attention_dim, cross_channels(config), Bias::yes),
       to_v(scope / "to_v", *config.cross_attention_dim, cross_channels(config), Bias::yes),
@@ -104,11 +122,9 @@ TextAttention::TextAttention(const nn::Scope& scope, const SanaConfig& config)
 at::Tensor TextAttention::operator()(const at::Tensor& tokens_bnd, const at::Tensor& text_bld,
                                      const at::Tensor& bias_b11l,
                                      const nn::CallContext& call) const {
-  at::Tensor q_bnd = to_q(tokens_bnd, call);
-  at::Tensor k_bld = to_k(text_bld, call);
+  const at::Tensor q_bnd = norm_q(to_q(tokens_bnd, call));
+  const at::Tensor k_bld = norm_k(to_k(text_bld, call));
   const at::Tensor v_bld = to_v(text_bld, call);
-  if (norm_q) q_bnd = (*norm_q)(q_bnd);
-  if (norm_k) k_bld = (*norm_k)(k_bld);
 
   const auto split = [&](const at::Tensor& x) {
     return x.unflatten(2, {heads, -1}).transpose(1, 2);  // [B, H, N or L, E]

@@ -1,6 +1,7 @@
 #include "models/sana/config.h"
 
 #include "base/error.h"
+#include "models/config_json.h"
 
 namespace trestle::models::sana {
 
@@ -39,7 +40,9 @@ void SanaConfig::describe(configs::Fields& f) {
           {.help = "Sana-Sprint's guidance embedding (refused: not supported)"});
   f.field("guidance_embeds_scale", guidance_embeds_scale,
           {.help = "scale of the guidance embedding (refused without guidance_embeds)"});
-  f.field("qk_norm", qk_norm, {.help = "norm of queries and keys: none or rms_norm_across_heads"});
+  f.field("qk_norm", qk_norm,
+          {.help = "norm of queries and keys: none, rms_norm_across_heads, "
+                   "layer_norm_across_heads or l2"});
   f.field("timestep_scale", timestep_scale,
           {.help = "factor on the timestep (0..1000) that the model is given"});
 }
@@ -54,14 +57,13 @@ std::vector<Refusal> SanaConfig::refusals() const {
            "guidance_embeds = true is not supported (it is Sana-Sprint's distilled guidance, which "
            "has another time embedding). Use a SANA or SANA-1.5 model.");
   }
-  if (qk_norm && *qk_norm != "rms_norm_across_heads") {
-    const bool known = *qk_norm == "layer_norm_across_heads" || *qk_norm == "l2";
+  if (qk_norm && *qk_norm != kRmsNormAcrossHeads && *qk_norm != kLayerNormAcrossHeads &&
+      *qk_norm != kL2Norm) {
     refuse("qk_norm",
-           fmt::format(
-               "qk_norm = \"{}\" is not supported ({}). Use none or \"rms_norm_across_heads\".",
-               *qk_norm,
-               known ? "diffusers knows it, no released Sana model uses it"
-                     : "diffusers knows no such norm"));
+           fmt::format("qk_norm = \"{}\" is not supported (diffusers has no norm of that name, or "
+                       "one of a head's width that it cannot apply here). Use none, \"{}\", \"{}\" "
+                       "or \"{}\".",
+                       *qk_norm, kRmsNormAcrossHeads, kLayerNormAcrossHeads, kL2Norm));
   }
   if (!num_cross_attention_heads || !cross_attention_head_dim || !cross_attention_dim) {
     refuse(
@@ -84,6 +86,11 @@ std::vector<Refusal> SanaConfig::refusals() const {
                     inner_dim()));
   }
   return found;
+}
+
+SanaConfig config_from_json(std::string_view text, const std::string& name) {
+  return fields_of<SanaConfig>(config_object(text, name), name,
+                               {"diffusers' SanaTransformer2DModel"});
 }
 
 }  // namespace trestle::models::sana

@@ -7,11 +7,17 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace trestle::models::sana {
 
-/// Defaults are diffusers'. A `config.json` of the library reads into it as it is.
+/// The words of qk_norm, diffusers'.
+inline constexpr std::string_view kRmsNormAcrossHeads = "rms_norm_across_heads";
+inline constexpr std::string_view kLayerNormAcrossHeads = "layer_norm_across_heads";
+inline constexpr std::string_view kL2Norm = "l2";
+
+/// Defaults are diffusers'. `config_from_json` reads a config.json of the library as it is.
 struct SanaConfig {
   std::int64_t in_channels = 32;
   std::optional<std::int64_t> out_channels = 32;  ///< none: in_channels
@@ -48,5 +54,9 @@ struct SanaConfig {
   }
   bool has_qk_norm() const { return qk_norm.has_value(); }
 };
+
+/// `name` is said in errors. Keys that the library does not register are warned of. Throws
+/// Error(data) for what is not such a file; `refusals()` says what is one and cannot be run.
+SanaConfig config_from_json(std::string_view text, const std::string& name);
 
 }  // namespace trestle::models::sana

@@ -21,6 +21,7 @@
 
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 namespace trestle::models::sana {
@@ -37,16 +38,36 @@ struct SanaInput {
   std::int64_t checkpoint_every = 0;         ///< blocks that backward recomputes together; 0: none
 };
 
+/// The norm of queries or keys over all heads together, as the config's qk_norm has it.
+class QkNorm {
+ public:
+  /// Throws Error(usage) for a word that refusals() names.
+  QkNorm(const nn::Scope& scope, const SanaConfig& config, std::int64_t channels);
+  /// [..., channels] to the same; as it is where there is no norm.
+  at::Tensor operator()(const at::Tensor& x) const;
+  /// The fused core of linear attention computes these itself: null where it is none.
+  const nn::RmsNorm* rms_norm() const { return std::get_if<nn::RmsNorm>(&norm_); }
+  bool fuses() const { return std::holds_alternative<None>(norm_) || rms_norm() != nullptr; }
+
+ private:
+  using None = std::monostate;
+  struct L2 {};
+  using Norm = std::variant<None, nn::RmsNorm, nn::LayerNorm, L2>;
+  static Norm make(const nn::Scope& scope, const SanaConfig& config, std::int64_t channels);
+
+  Norm norm_;
+};
+
 /// attn1: linear attention with a ReLU kernel; the core runs in fp32 whatever the dtype.
 struct LinearAttention {
   LinearAttention(const nn::Scope& scope, const SanaConfig& config);
   at::Tensor operator()(const at::Tensor& tokens_bnd, const nn::CallContext& call) const;
-  /// q, k and v one after another, as the fused core reads them: [B, N, 3D].
+  /// q, k and v one after another, as the fused core reads them, normed if it does not: [B, N, 3D].
   at::Tensor projections(const at::Tensor& tokens_bnd, const nn::CallContext& call) const;
 
   std::int64_t heads;
   double dropout_probability;
-  std::optional<nn::RmsNorm> norm_q, norm_k;
+  QkNorm norm_q, norm_k;
   nn::Linear to_q, to_k, to_v, to_out;
   Purpose dropout_purpose;
 };
@@ -59,7 +80,7 @@ struct TextAttention {
 
   std::int64_t heads;
   double dropout_probability;
-  std::optional<nn::RmsNorm> norm_q, norm_k;
+  QkNorm norm_q, norm_k;
   nn::Linear to_q, to_k, to_v, to_out;
   Purpose dropout_purpose;
 };

@@ -1,5 +1,6 @@
 #include "models/weights/load.h"
 
+#include "base/allocator.h"
 #include "base/clock.h"
 #include "base/deaf_thread.h"
 #include "base/error.h"
@@ -106,7 +107,9 @@ class Filling {
     const std::uint64_t offset = static_cast<std::uint64_t>(piece.begin) * width;
     const std::uint64_t bytes = static_cast<std::uint64_t>(piece.elements) * width;
     auto* memory = static_cast<std::byte*>(piece.into->mutable_data_ptr());
-    source_.read(*piece.stored, offset, {memory + offset, bytes});
+    const std::span<std::byte> place(memory + offset, bytes);
+    populate(place);  // memory never written to costs more than the reading
+    source_.read(*piece.stored, offset, place);
     bytes_ += bytes;
     direct_bytes_ += bytes;
   }

@@ -121,15 +121,18 @@ TEST(Sana, RefusalsNameTheField) {
   auto config = tiny();
   EXPECT_EQ(refusal(config), "");
   config.guidance_embeds = true;
-  config.qk_norm = "l2";
+  config.qk_norm = "rms_norm";
   config.cross_attention_dim = 20;
   const auto text = refusal(config);
-  for (const auto* field : {"guidance_embeds", "qk_norm = \"l2\"", "cross_attention_dim = 20"}) {
+  for (const auto* field :
+       {"guidance_embeds", "qk_norm = \"rms_norm\"", "cross_attention_dim = 20"}) {
     EXPECT_NE(text.find(field), std::string::npos) << field << " in " << text;
   }
   config = tiny();
-  config.qk_norm = "layer_norm_across_heads";
-  EXPECT_NE(refusal(config).find("layer_norm_across_heads"), std::string::npos);
+  for (const auto* runs : {"rms_norm_across_heads", "layer_norm_across_heads", "l2"}) {
+    config.qk_norm = runs;
+    EXPECT_EQ(refusal(config), "");
+  }
 }
 
 TEST(Sana, WarnsOfBfloat16WithoutQkNorm) {

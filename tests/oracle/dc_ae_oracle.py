@@ -23,6 +23,7 @@ ORACLE = Oracle(
     digest=digest,
     turns=turns_taken,
     has_fused_path=True,
+    accepted=[({"from_a_later_release": 3}, "from_a_later_release has no effect")],
     refused=[
         ({"encoder_block_types": "LiteMLA"}, "encoder_block_types", USAGE),
         ({"decoder_norm_types": "batch_norm"}, "decoder_norm_types", USAGE),
@@ -34,7 +35,6 @@ ORACLE = Oracle(
         ({"encoder_layers_per_block": [1, 1, 1, 1, 1]}, "encoder_layers_per_block", USAGE),
         ({"latent_channels": 1000}, "latent_channels = 1000", USAGE),
         ({"encoder_qkv_multiscales": [[4], 5]}, "encoder_qkv_multiscales", DATA),
-        ({"latent_chanels": 3}, "did you mean latent_channels?", DATA),
     ],
 )
 

@@ -28,6 +28,8 @@ DEFAULTS: Config = {
     if not name.startswith("_")
 }
 
+QK_NORMS = ("rms_norm_across_heads", "layer_norm_across_heads", "l2")
+
 # Closest that an input of a ReLU may come to 0, over the tensor's root mean square: ten times
 # what fp32 rounding moves it by.
 RELU_MARGIN = 4e-6
@@ -71,7 +73,7 @@ def draw_config(rng: random.Random) -> Config:
         "guidance_embeds": False,
         "guidance_embeds_scale": rng.choice([0.1, 0.7]),  # these two must change nothing
         "timestep_scale": rng.choice([1.0, 0.001]),
-        "qk_norm": rng.choice([None, "rms_norm_across_heads"]),
+        "qk_norm": rng.choice([None, *QK_NORMS]),
     }
     if rng.random() < 0.5:  # older files lack newer fields: an absent one means its default
         for name, default in DEFAULTS.items():
@@ -169,7 +171,8 @@ def turns_taken(case: replay.Case) -> dict[str, bool]:
     height, width = case.inputs["hidden_states"].shape[2:]
     cross_width = full["num_cross_attention_heads"] * full["cross_attention_head_dim"]
     return {
-        "qk_norm": full["qk_norm"] is not None,
+        "no qk_norm": full["qk_norm"] is None,
+        **{f"qk_norm {name}": full["qk_norm"] == name for name in QK_NORMS},
         "patch 2": full["patch_size"] == 2,
         "positions": full["interpolation_scale"] is not None,
         "attention_bias": full["attention_bias"],

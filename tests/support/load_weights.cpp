@@ -7,7 +7,6 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "benchmarks/process_memory.h"
-#include "configs/json.h"
 #include "models/sana/transformer.h"
 #include "models/weights/dtypes.h"
 #include "models/weights/safetensors_io.h"
@@ -65,7 +64,7 @@ std::vector<NamedParameter> places_for(const weights::Source& source,
 }
 
 std::vector<NamedParameter> places_of_sana(const std::string& config_file, at::ScalarType dtype) {
-  const auto config = configs::from_json<models::sana::SanaConfig>(
+  const auto config = models::sana::config_from_json(
       read_text_file(config_file, 1 << 20, ExitCode::data), config_file);
   models::nn::Parameters parameters(at::TensorOptions().dtype(dtype), Draws(0));
   const models::sana::SanaTransformer model(config, parameters.root());

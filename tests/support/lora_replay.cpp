@@ -12,7 +12,6 @@
 // `mask.ADAPTER.LAYER`.
 #include "base/error.h"
 #include "base/files.h"
-#include "configs/json.h"
 #include "models/nn/activations.h"
 #include "models/nn/lora.h"
 #include "models/sana/transformer.h"
@@ -59,8 +58,8 @@ std::optional<models::sana::DropoutDraws> dropout_of(const json& told) {
 void replay(const fs::path& folder) {
   const json told = json::parse(read_text_file(folder / "case.json", kTextLimit, ExitCode::data));
   const auto options = at::TensorOptions().dtype(dtype_of(told.at("dtype").get<std::string>()));
-  const auto config = configs::from_json<models::sana::SanaConfig>(told.at("config").dump(),
-                                                                   (folder / "case.json").string());
+  const auto config =
+      models::sana::config_from_json(told.at("config").dump(), (folder / "case.json").string());
   models::nn::Parameters parameters(options, Draws(0));
   const models::sana::SanaTransformer model(config, parameters.root());
   models::weights::load_parameters(folder / "weights.safetensors", parameters);

@@ -7,7 +7,6 @@
 // instruction), the guided prediction, pictures of the latents, latents of the pictures.
 #include "base/error.h"
 #include "base/files.h"
-#include "configs/json.h"
 #include "models/dc_ae/autoencoder.h"
 #include "models/gemma2/model.h"
 #include "models/sana/transformer.h"
@@ -54,9 +53,7 @@ void replay(const fs::path& folder, const fs::path& case_dir) {
                                                                 gemma2::config_from_json,
                                                                 {.rename = gemma2::reference_name});
   const auto transformer = weights::pretrained<sana::SanaTransformer>(
-      folder / "transformer", options, [](const std::string& text, const std::string& name) {
-        return configs::from_json<sana::SanaConfig>(text, name);
-      });
+      folder / "transformer", options, sana::config_from_json);
   const auto codec =
       weights::pretrained<dc_ae::AutoencoderDc>(folder / "vae", options, dc_ae::config_from_json);
 

@@ -1,5 +1,4 @@
 // Cases of diffusers' SanaTransformer2DModel.
-#include "configs/json.h"
 #include "models/sana/transformer.h"
 #include "tests/support/replay/family.h"
 
@@ -9,7 +8,7 @@ namespace trestle::replay {
 namespace {
 
 models::sana::SanaConfig read_config(const std::string& text, const std::string& source) {
-  const auto config = configs::from_json<models::sana::SanaConfig>(text, source);
+  const auto config = models::sana::config_from_json(text, source);
   models::require_supported(config, source);
   return config;
 }
