@@ -19,14 +19,14 @@ using torch::autograd::variable_list;
 /// Calls body(sample, first channel, scratch) for every sample and block of channels of x, unless
 /// it is on the meta device.
 template <class Body>
-void for_channel_blocks(const at::Tensor& x, std::int64_t half, std::int64_t scratch_floats,
-                        const Body& body) {
+void for_channel_blocks(const at::Tensor& x, const fused::GatedConv& conv,
+                        std::int64_t scratch_floats, const Body& body) {
   if (x.is_meta()) return;
-  const std::int64_t samples = x.size(0), blocks = (half + fused::kPairs - 1) / fused::kPairs;
+  const std::int64_t samples = x.size(0), blocks = (conv.half + conv.pairs - 1) / conv.pairs;
   at::parallel_for(0, samples * blocks, 1, [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> scratch(static_cast<std::size_t>(scratch_floats));
     for (std::int64_t i = begin; i < end; ++i) {
-      body(i / blocks, i % blocks * fused::kPairs, scratch.data());
+      body(i / blocks, i % blocks * conv.pairs, scratch.data());
     }
   });
 }
@@ -45,7 +45,7 @@ struct GatedConvFunction : torch::autograd::Function<GatedConvFunction> {
     at::Tensor y = at::empty({x.size(0), x.size(1), conv.half}, x.options());
     const float* in = fused::values(x);
     float* out = fused::mutable_values(y);
-    for_channel_blocks(x, conv.half, conv.forward_scratch(),
+    for_channel_blocks(x, conv, conv.forward_scratch(),
                        [&](std::int64_t sample, std::int64_t first, float* scratch) {
                          fused::gated_conv_forward(
                              conv, first, in + sample * conv.tokens() * 2 * conv.half,
@@ -65,7 +65,7 @@ struct GatedConvFunction : torch::autograd::Function<GatedConvFunction> {
     at::Tensor dparameters = at::empty({1, x.size(0), per_sample}, x.options());
     const float *in = fused::values(x), *upstream = fused::values(dy);
     float *out = fused::mutable_values(dx), *sums = fused::mutable_values(dparameters);
-    for_channel_blocks(x, conv.half, conv.backward_scratch(),
+    for_channel_blocks(x, conv, conv.backward_scratch(),
                        [&](std::int64_t sample, std::int64_t first, float* scratch) {
                          const std::int64_t start = sample * conv.tokens();
                          fused::gated_conv_backward(
@@ -81,12 +81,14 @@ struct GatedConvFunction : torch::autograd::Function<GatedConvFunction> {
   static fused::GatedConv describe(const at::Tensor& x, const at::Tensor& bias,
                                    const at::Tensor& conv_weight, const at::Tensor& conv_bias,
                                    std::int64_t height) {
+    const std::int64_t width = x.size(1) / height, half = x.size(2) / 2;
     return {.height = height,
-            .width = x.size(1) / height,
-            .half = x.size(2) / 2,
+            .width = width,
+            .half = half,
             .bias = fused::values(bias),
             .taps = fused::values(conv_weight),
-            .conv_bias = fused::values(conv_bias)};
+            .conv_bias = fused::values(conv_bias),
+            .pairs = fused::block_pairs(height, width, half)};
   }
 };
 

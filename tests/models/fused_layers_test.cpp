@@ -168,7 +168,7 @@ TEST(GatedConv, EqualsAten) {
     std::int64_t batch, height, width, half;
   };
   for (const auto& [b, h, w, half] :
-       {Picture{1, 1, 1, 1}, {2, 3, 5, 7}, {1, 4, 4, 64}, {2, 6, 3, 130}}) {
+       {Picture{1, 1, 1, 1}, {2, 3, 5, 7}, {1, 4, 4, 64}, {2, 6, 3, 130}, {1, 5, 3, 330}}) {
     const std::int64_t height = h, width = w, channels = 2 * half;
     const Layer layer = [&](const Tensors& t) {
       return gated_conv(t[0], t[1], t[2], t[3], height, width);
