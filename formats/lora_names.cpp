@@ -43,18 +43,25 @@ LoraName parse_lora_name(std::string_view name) {
   for (const std::string_view prefix : {"base_model.model.", "transformer."}) {
     if (rest.starts_with(prefix)) rest.remove_prefix(prefix.size());
   }
-  for (const auto& [marker, part] : kMatrices) {
-    const auto at = rest.rfind(marker);
-    if (at == rest.npos || at == 0) continue;
-    const std::string_view layer = rest.substr(0, at), tail = rest.substr(at + marker.size());
-    if (is_leaf(tail, "weight")) return {.layer = std::string(layer), .part = part};
+  // The last marker counts, whatever the layer is called.
+  Marker last{};
+  std::size_t at = 0;
+  for (const Marker& marker : kMatrices) {
+    const auto found = rest.rfind(marker.text);
+    if (found == rest.npos || found <= at) continue;
+    at = found;
+    last = marker;
+  }
+  if (at > 0) {
+    const std::string_view layer = rest.substr(0, at), tail = rest.substr(at + last.text.size());
+    if (is_leaf(tail, "weight")) return {.layer = std::string(layer), .part = last.part};
     if (is_leaf(tail, "bias")) {
       return refused(layer, "a bias of an adapter (lora_bias) is not supported");
     }
   }
-  if (const auto at = rest.rfind(kMagnitude); at != rest.npos && at != 0) {
-    if (is_magnitude(rest.substr(at + kMagnitude.size())))
-      return {.layer = std::string(rest.substr(0, at)), .part = LoraPart::magnitude};
+  if (const auto found = rest.rfind(kMagnitude); found != rest.npos && found != 0) {
+    if (is_magnitude(rest.substr(found + kMagnitude.size())))
+      return {.layer = std::string(rest.substr(0, found)), .part = LoraPart::magnitude};
   }
   if (name.find("dora_scale") != name.npos) {
     return refused("",
