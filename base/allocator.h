@@ -5,11 +5,10 @@
 
 namespace trestle {
 
-/// Keeps freed memory in the process instead of returning it; call it once, before other threads
-/// start. A training step asks for the same
-/// sizes again and again; returned pages would be cleared and mapped anew each time (about a tenth
-/// of a CPU step). Memory stays at its peak, which training holds anyway. Does nothing where the C
-/// library has no such settings.
+/// Keeps freed memory in the process instead of returning it. Call it once, before other threads
+/// start. A training step asks for the same sizes again and again; returned pages would be cleared
+/// and mapped anew each time (about a tenth of a CPU step). Memory stays at its peak, which
+/// training holds anyway. Does nothing where the C library has no such settings.
 void keep_freed_memory();
 
 /// Has the kernel give all whole pages of `memory` now, in one call, where writing would take them

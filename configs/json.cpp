@@ -79,7 +79,7 @@ json parse_object(std::string_view text, std::string_view name) {
 }  // namespace
 
 void fill_from_json(std::string_view text, std::string_view name_for_errors,
-                    const std::vector<std::string>& ignored,
+                    const std::vector<std::string>& ignored, std::vector<UnknownKey>* unknown,
                     const std::function<void(Fields&)>& describe) {
   const json object = parse_object(text, name_for_errors);
   const std::string name(name_for_errors);
@@ -101,6 +101,10 @@ void fill_from_json(std::string_view text, std::string_view name_for_errors,
       continue;
     }
     const std::string near = nearest(key, loader.keys());
+    if (unknown != nullptr) {
+      unknown->push_back({key, near});
+      continue;
+    }
     const std::string hint = near.empty()
                                  ? fmt::format("the keys are {}", fmt::join(loader.keys(), ", "))
                                  : fmt::format("did you mean {}?", near);

@@ -6,8 +6,6 @@
 
 #include <fmt/ranges.h>
 
-#include <algorithm>
-
 namespace trestle::models {
 namespace {
 
@@ -33,36 +31,18 @@ nlohmann::json taken(nlohmann::json& object, const std::string& key) {
   return value;
 }
 
-std::vector<std::string> described_keys(const std::function<void(configs::Fields&)>& describe) {
-  struct Names : configs::Fields {
-    std::vector<std::string> keys;
-    void visit(std::string_view key, configs::FieldRef, const configs::Meta&) override {
-      keys.emplace_back(key);
-    }
-  } names;
-  describe(names);
-  return names.keys;
-}
-
-std::vector<std::string> undescribed_keys(const nlohmann::json& object, const std::string& name,
-                                          const Library& library,
-                                          const std::vector<std::string>& described,
-                                          std::vector<std::string> unread) {
-  const auto holds = [](const std::vector<std::string>& keys, const std::string& key) {
-    return std::find(keys.begin(), keys.end(), key) != keys.end();
-  };
-  std::vector<std::string> undescribed;
-  for (const auto& [key, value] : object.items()) {
-    if (holds(described, key)) continue;
-    undescribed.push_back(key);
-    if (!holds(library.without_effect, key)) unread.push_back(key);
+void warn_of_unknown(const std::string& name, const Library& library,
+                     const std::vector<configs::UnknownKey>& unknown) {
+  if (unknown.empty()) return;
+  std::vector<std::string> keys, near;
+  for (const configs::UnknownKey& found : unknown) {
+    keys.push_back(found.key);
+    if (!found.nearest.empty()) near.push_back(found.nearest);
   }
-  if (!unread.empty()) {
-    log_common_warning(fmt::format(
-        "{}: {} {} no effect ({} registers no such key). The model is computed without.", name,
-        fmt::join(unread, ", "), unread.size() == 1 ? "has" : "have", library.class_name));
-  }
-  return undescribed;
+  log_common_warning(fmt::format(
+      "{}: {} {} no effect ({} registers no such key{}). The model is computed without.", name,
+      fmt::join(keys, ", "), keys.size() == 1 ? "has" : "have", library.class_name,
+      near.empty() ? "" : fmt::format("; did you mean {}?", fmt::join(near, ", "))));
 }
 
 }  // namespace trestle::models

@@ -13,10 +13,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include <functional>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace trestle::models {
@@ -33,24 +31,17 @@ struct Library {
   std::vector<std::string> without_effect = configs::kDiffusersBookkeeping;
 };
 
-/// What an object of options describes.
-std::vector<std::string> described_keys(const std::function<void(configs::Fields&)>& describe);
+/// One warning for all of them; none, none.
+void warn_of_unknown(const std::string& name, const Library& library,
+                     const std::vector<configs::UnknownKey>& unknown);
 
-/// The keys of the object that are not described; warns of those, and of `unread`, that are not
-/// known to be without effect.
-std::vector<std::string> undescribed_keys(const nlohmann::json& object, const std::string& name,
-                                          const Library& library,
-                                          const std::vector<std::string>& described,
-                                          std::vector<std::string> unread);
-
-/// `unread`: keys inside of others that were found to be unknown before.
+/// `unknown`: keys inside of others that were found to be so before.
 template <class Options>
 Options fields_of(const nlohmann::json& object, const std::string& name, const Library& library,
-                  std::vector<std::string> unread = {}) {
-  const auto described =
-      described_keys([](configs::Fields& fields) { Options().describe(fields); });
-  const auto ignored = undescribed_keys(object, name, library, described, std::move(unread));
-  return configs::from_json<Options>(object.dump(), name, ignored);
+                  std::vector<configs::UnknownKey> unknown = {}) {
+  auto options = configs::from_json<Options>(object.dump(), name, library.without_effect, &unknown);
+  warn_of_unknown(name, library, unknown);
+  return options;
 }
 
 }  // namespace trestle::models

@@ -101,7 +101,7 @@ void require_plain(const json& object, const std::string& name) {
 }
 
 /// Leaves `rope_theta` as the one key of rotary positions; returns what was said besides.
-std::vector<std::string> settle_rotary_positions(json& object, const std::string& name) {
+std::vector<configs::UnknownKey> settle_rotary_positions(json& object, const std::string& name) {
   const json old = taken(object, "rope_scaling"), now = taken(object, "rope_parameters");
   const json theta = taken(object, "rope_theta");
   const bool is_old = !old.is_null() && !(old.is_object() && old.empty());
@@ -122,10 +122,10 @@ std::vector<std::string> settle_rotary_positions(json& object, const std::string
   if (const json inner = rope.value("rope_theta", theta); !inner.is_null()) {
     object["rope_theta"] = inner;
   }
-  std::vector<std::string> unread;
+  std::vector<configs::UnknownKey> unread;
   for (const auto& [inside, value] : rope.items()) {
     if (inside != "rope_type" && inside != "type" && inside != "rope_theta") {
-      unread.push_back(fmt::format("{}.{}", key, inside));
+      unread.push_back({fmt::format("{}.{}", key, inside), ""});
     }
   }
   return unread;
@@ -136,7 +136,7 @@ std::vector<std::string> settle_rotary_positions(json& object, const std::string
 Gemma2Config config_from_json(std::string_view text, const std::string& name) {
   json object = config_object(text, name);
   require_plain(object, name);
-  std::vector<std::string> unread = settle_rotary_positions(object, name);
+  std::vector<configs::UnknownKey> unread = settle_rotary_positions(object, name);
   if (object.contains("layer_types") && object["layer_types"].is_null()) {
     object.erase("layer_types");
   }

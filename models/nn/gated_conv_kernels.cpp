@@ -43,7 +43,6 @@ struct Parameters {
 TRESTLE_INLINE void gather_parameters(const GatedConv& conv, const Block& block, Parameters& to) {
   gather(block, conv.bias, to.bias);
   gather(block, conv.conv_bias, to.conv_bias);
-  std::fill_n(&to.taps[0][0], kTaps * kMostWidth, 0.0f);
   for (std::int64_t c = 0; c < block.count; ++c) {
     for (std::int64_t tap = 0; tap < kTaps; ++tap) {
       to.taps[tap][c] = conv.taps[(block.first + c) * kTaps + tap];
@@ -92,7 +91,7 @@ std::int64_t block_pairs(std::int64_t height, std::int64_t width, std::int64_t h
   const std::int64_t most =
       std::clamp(kScratchFloats / one.backward_scratch(), kFewestPairs, kMostPairs);
   const std::int64_t blocks = (half + most - 1) / most;
-  return std::min(kMostPairs, round_up((half + blocks - 1) / blocks, kLanes));
+  return round_up((half + blocks - 1) / blocks, kLanes);
 }
 
 TRESTLE_CLONES void gated_conv_forward(const GatedConv& conv, std::int64_t first, const float* x,

@@ -5,8 +5,8 @@
 namespace trestle::models::nn::fused {
 
 constexpr std::int64_t kTaps = 9;
-constexpr std::int64_t kFewestPairs = 64;        // channels with their gates in one block, but for
-constexpr std::int64_t kMostPairs = 160;         // models that have fewer
+// Channels with their gates in one block; fewer where a model has fewer.
+constexpr std::int64_t kFewestPairs = 64, kMostPairs = 160;
 constexpr std::int64_t kParameters = kTaps + 2;  // rows of a gradient: taps, conv bias, bias
 
 struct GatedConv {

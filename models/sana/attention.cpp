@@ -60,13 +60,13 @@ at::Tensor LinearAttention::projections(const at::Tensor& tokens_bnd,
   const auto is_adapted = [&](const nn::Linear& layer) {
     return nn::has_active(*layer.adapters, call);
   };
-  if (!norm_q.fuses()) {
-    return at::cat(
-        {norm_q(to_q(tokens_bnd, call)), norm_k(to_k(tokens_bnd, call)), to_v(tokens_bnd, call)},
-        2);
-  }
-  if (is_adapted(to_q) || is_adapted(to_k) || is_adapted(to_v)) {
-    return at::cat({to_q(tokens_bnd, call), to_k(tokens_bnd, call), to_v(tokens_bnd, call)}, 2);
+  if (!norm_q.fuses() || is_adapted(to_q) || is_adapted(to_k) || is_adapted(to_v)) {
+    const auto normed = [](const QkNorm& norm, const at::Tensor& x_bnd) {
+      return norm.fuses() ? x_bnd : norm(x_bnd);
+    };
+    return at::cat({normed(norm_q, to_q(tokens_bnd, call)), normed(norm_k, to_k(tokens_bnd, call)),
+                    to_v(tokens_bnd, call)},
+                   2);
   }
   const at::Tensor weight = at::cat({to_q.weight, to_k.weight, to_v.weight});
   const std::optional<at::Tensor> bias =

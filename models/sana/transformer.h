@@ -41,7 +41,7 @@ struct SanaInput {
 /// The norm of queries or keys over all heads together, as the config's qk_norm has it.
 class QkNorm {
  public:
-  /// Throws Error(usage) for a word that refusals() names.
+  /// refusals() must have been asked: it names every other word.
   QkNorm(const nn::Scope& scope, const SanaConfig& config, std::int64_t channels);
   /// [..., channels] to the same; as it is where there is no norm.
   at::Tensor operator()(const at::Tensor& x) const;

@@ -46,6 +46,18 @@ TEST(JsonTest, TheWordNoneIsAStringHere) {
             "config.json: max_grad_norm = \"none\" is a string (wanted: a number > 0, or null).");
 }
 
+TEST(JsonTest, UnknownKeysAreToldWhereSomebodyAsks) {
+  std::vector<UnknownKey> unknown;
+  const auto train = from_json<TrainOptions>(
+      R"({"steps": 7, "shuffl": true, "zzzzzz": 5, "mine": 1})", "config.json", {"mine"}, &unknown);
+  EXPECT_EQ(train.steps, 7);
+  ASSERT_EQ(unknown.size(), 2u);
+  EXPECT_EQ(unknown[0].key, "shuffl");
+  EXPECT_EQ(unknown[0].nearest, "shuffle");
+  EXPECT_EQ(unknown[1].key, "zzzzzz");
+  EXPECT_EQ(unknown[1].nearest, "");
+}
+
 TEST(JsonTest, UnknownKeysNameTheNearestUnlessTheyAreBookkeeping) {
   EXPECT_EQ(json_error(R"({"_class_name": "Any", "stesp": 5})"),
             "config.json: unknown key \"stesp\" (did you mean steps?).");

@@ -23,7 +23,10 @@ ORACLE = Oracle(
     digest=digest,
     turns=turns_taken,
     has_fused_path=True,
-    accepted=[({"from_a_later_release": 3}, "from_a_later_release has no effect")],
+    accepted=[
+        ({"from_a_later_release": 3}, "from_a_later_release has no effect"),
+        ({"latent_chanels": 3}, "did you mean latent_channels?"),
+    ],
     refused=[
         ({"encoder_block_types": "LiteMLA"}, "encoder_block_types", USAGE),
         ({"decoder_norm_types": "batch_norm"}, "decoder_norm_types", USAGE),
